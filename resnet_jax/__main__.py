@@ -1,13 +1,13 @@
-"""``python -m resnet_jax`` and the program ``resnet-jax``: the command line, which Ctrl-C stops while it is loaded."""
+"""``python -m resnet_jax`` and the program ``resnet-jax``: the command line, which Ctrl-C stops even while it loads."""
 
 import sys
 
 from resnet_jax.runtime.cxx.library import begin
 from resnet_jax.runtime.ending import stop_quietly
 
-#: Verbs that run a network: the C++ for the processor is compiled while the modules are loaded, if it is not there.
+#: Verbs that run a network: the C++ for the processor is compiled while the modules load, if it is not cached.
 COMPUTING = ("train", "ablate", "eval", "predict", "features", "bench", "depth")
-#: Words with which they do not.
+#: Arguments with which they do not.
 NEVER = {"-h", "--help", "--version"}
 
 

@@ -1,4 +1,4 @@
-"""Errors a person can act on: what was wrong, where, and what would be right."""
+"""Errors a user can act on: what was wrong, where, and what would be right."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ResNetJaxError(Exception):
 
 
 class CheckError(ResNetJaxError):
-    """What was checked did not pass.
+    """A check did not pass.
 
     Attributes:
         result: the verdict, as the command line prints it with ``--json``.
@@ -30,11 +30,11 @@ class CheckError(ResNetJaxError):
 
 
 class PartialError(CheckError):
-    """A part of what was asked for failed, and is named; the result holds the rest."""
+    """Part of a request failed, and is named; the result contains the rest."""
 
 
 class UsageError(ResNetJaxError, ValueError):
-    """The request itself is wrong: an unknown name, a value out of range, choices that do not go together."""
+    """The request itself is wrong: an unknown name, a value out of range, incompatible choices."""
 
     exit_code = 2
 
@@ -44,14 +44,14 @@ class DataError(ResNetJaxError):
 
 
 class RunError(ResNetJaxError):
-    """A run cannot start or go on: diverged, not writable, or a directory of another configuration."""
+    """A run cannot start or continue: diverged, not writable, or a directory of another configuration."""
 
 
 class DamagedError(RunError):
-    """A file or checkpoint is not what was written."""
+    """A file or checkpoint differs from what was written."""
 
 
-#: So many names are listed in a message; of more the nearest three are.
+#: Maximum number of names listed in a message; of more, the nearest three are named.
 FEW = 14
 
 
@@ -66,7 +66,7 @@ def nearest(given: str, known: Iterable[str]) -> str | None:
 
 
 def closest(given: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """Return the names most like ``given``, the likeliest first: typing errors, beginnings, last parts, initials.
+    """Return the names most similar to ``given``, best first: typing errors, prefixes, last parts, initials.
 
     >>> closest("lr", ["model.name", "train.epochs", "optim.learning-rate", "model.norm"], 1)
     ['optim.learning-rate']
@@ -77,7 +77,7 @@ def closest(given: str, known: Iterable[str], count: int = 3) -> list[str]:
 
 
 def _likeness(given: str, name: str) -> float:
-    """Return how alike two names are, from 0 to a little above 1; letter case and the kind of dash do not count."""
+    """Return the similarity of two names, from 0 to slightly above 1; case and the kind of dash do not matter."""
     typed, whole = (text.lower().strip("-").replace("_", "-") for text in (given, name))
     last = whole.split(".")[-1]
     texts = (whole, last, whole[: len(typed) + 1])
@@ -89,7 +89,7 @@ def _likeness(given: str, name: str) -> float:
 
 
 def either(names: Sequence[str]) -> str:
-    """Return names as one offers a choice.
+    """Return names as a list of alternatives.
 
     >>> either(["a", "b", "c"]), either(["a"])
     ('a, b or c', 'a')
@@ -101,9 +101,9 @@ def unknown(kind: str, given: object, known: Iterable[str], listing: str | None 
     """Build the error for a name that is not in a table.
 
     Args:
-        kind: of name.
-        given: what was asked for.
-        known: what there is. Up to :data:`FEW` names are listed; of more the nearest three are named.
+        kind: the kind of name.
+        given: the requested name.
+        known: the existing names. Up to :data:`FEW` names are listed; of more, the nearest three are named.
         listing: what lists them all, such as a command.
 
     >>> str(unknown("loss", "mze", ["bce", "mse"]))

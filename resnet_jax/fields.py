@@ -1,8 +1,8 @@
-"""Fields of configurations: checked against their annotations, and what else is read from where they are defined.
+"""Fields of configurations: checks against their annotations, and other information read from their definitions.
 
-A range is written once, in the annotation (``epochs: AtLeast1``), and read by :func:`check_fields`, by pydantic, which
-reads YAML, and by the command line's help. So are the values of a ``Literal``, the sentence under a field, and the
-marks :data:`NOT_AN_OPTION` and :data:`SAME_RESULT`.
+A range is written once, in the annotation (``epochs: AtLeast1``), and used by :func:`check_fields`, by pydantic, which
+reads YAML, and by the command line's help. The same holds for the values of a ``Literal``, the text under a field, and
+the marks :data:`NOT_AN_OPTION` and :data:`SAME_RESULT`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from resnet_jax.errors import UsageError, either, unknown
 
 AtLeast0: TypeAlias = Annotated[int, Ge(0)]
 AtLeast1: TypeAlias = Annotated[int, Ge(1)]
-#: A share that cannot be all: [0, 1).
+#: A fraction below 1: [0, 1).
 BelowOne: TypeAlias = Annotated[float, Interval(ge=0.0, lt=1.0)]
-#: A share or a probability: [0, 1].
+#: A fraction or a probability: [0, 1].
 Share: TypeAlias = Annotated[float, Interval(ge=0.0, le=1.0)]
 Positive: TypeAlias = Annotated[float, Gt(0.0)]
 NotNegative: TypeAlias = Annotated[float, Ge(0.0)]
@@ -36,33 +36,33 @@ Config = TypeVar("Config")
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """Something that is said of a field in its annotation."""
+    """A property of a field, stated in its annotation."""
 
     says: str
 
 
-#: On a field that the program decides and no user sets.
+#: Marks a field that the program sets, not the user.
 NOT_AN_OPTION = Mark("not an option")
-#: On a field that changes how something is watched, fed or computed, but nothing of the result beyond rounding.
+#: Marks a field that affects how something is monitored, fed or computed, but not the result beyond rounding.
 SAME_RESULT = Mark("same result")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MoreOf:
-    """On a field of a ``Literal`` to which anybody can add values: where those are."""
+    """On a field with a ``Literal`` that can be extended: the registry of the additional values."""
 
     registry: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Listing:
-    """On a field whose values are names of a registry: what the help ends with, asked for when it is shown."""
+    """On a field whose values are names of a registry: a list for the end of the help, computed when it is shown."""
 
     text: Callable[[], str]
 
 
 def listed(hint: Any) -> str:
-    """Return what the :class:`Listing` of an annotation says; empty without one.
+    """Return the text of the :class:`Listing` of an annotation; empty without one.
 
     >>> listed(Annotated[str, Listing(lambda: "flip, grey")])
     'flip, grey'
@@ -72,7 +72,7 @@ def listed(hint: Any) -> str:
 
 
 def opened(hint: Any) -> Any:
-    """Return an annotation with the values that are registered (:class:`MoreOf`) in its ``Literal``.
+    """Return an annotation with the registered values (:class:`MoreOf`) added to its ``Literal``.
 
     >>> opened(Annotated[Literal["a", "b"], MoreOf({"b": 0, "mine": 1})])
     typing.Literal['a', 'b', 'mine']
@@ -85,16 +85,16 @@ def opened(hint: Any) -> Any:
 
 
 def check_fields(config: Any, prefix: str = "") -> None:
-    """Check the fields of a frozen dataclass: values of ``Literal`` types, and numbers of annotated ranges.
+    """Check the fields of a frozen dataclass: values of ``Literal`` types, and numbers with annotated ranges.
 
-    None passes where the annotation has it. Other types are not looked at.
+    None passes if the annotation allows it. Other types are not checked.
 
     Args:
         config: the dataclass.
-        prefix: what stands before a field's name in messages, such as ``train.``.
+        prefix: prefix of field names in messages, such as ``train.``.
 
     Raises:
-        UsageError: the first field that does not fit, with what would.
+        UsageError: for the first invalid field; the message says what is valid.
 
     >>> @dataclasses.dataclass(frozen=True)
     ... class Config:
@@ -120,12 +120,12 @@ def field_hints(kind: type) -> dict[str, Any]:
 
 
 def own_options(kind: type) -> dict[str, Any]:
-    """Return the options of a section, each with its annotation: what it says itself, or the fields of a dataclass."""
+    """Return the options of a section with their annotations: those it defines itself, or the fields of a dataclass."""
     return kind.option_hints() if hasattr(kind, "option_hints") else field_hints(kind)  # pyright: ignore
 
 
 def is_known(value: Any) -> bool:
-    """Return whether a number is known while a program is traced; not a value that is given to the compiled program.
+    """Return whether a number is known while a program is traced, as opposed to an input of the compiled program.
 
     >>> is_known(0.1), is_known(None)
     (True, False)
@@ -134,7 +134,7 @@ def is_known(value: Any) -> bool:
 
 
 def is_on(value: Any) -> bool:
-    """Return whether a number does something: it is not 0, or only known when the compiled program runs (a tracer).
+    """Return whether a number has an effect: it is not 0, or only known when the compiled program runs (a tracer).
 
     >>> is_on(0.0), is_on(0.1), is_on(None)
     (False, True, False)
@@ -145,11 +145,11 @@ def is_on(value: Any) -> bool:
 def unchecked(config: Config, **values: Any) -> Config:
     """Return a copy of a frozen dataclass with other values that are not checked, such as tracers.
 
-    Whoever reads such a field asks :func:`is_on` or :func:`is_known` before it decides by its value.
+    Code that reads such a field must use :func:`is_on` or :func:`is_known` before branching on its value.
 
     Args:
         config: a dataclass.
-        **values: of its fields.
+        **values: values of its fields.
 
     >>> @dataclasses.dataclass(frozen=True)
     ... class Config:
@@ -169,7 +169,7 @@ def unchecked(config: Config, **values: Any) -> Config:
 
 
 def is_section(hint: Any) -> bool:
-    """Return whether an annotation names a section of options, and not a value of one option.
+    """Return whether an annotation is a section of options, as opposed to the value of one option.
 
     A section has ``option_hints()``, or is a dataclass that pydantic reads field by field.
     """
@@ -180,7 +180,7 @@ def is_section(hint: Any) -> bool:
 
 
 def options_of(kind: type) -> dict[str, Any]:
-    """Return every option below a section, by its dotted name, with its annotation."""
+    """Return all options below a section, by dotted name, with their annotations."""
     rows: dict[str, Any] = {}
     for name, hint in own_options(kind).items():
         inner = get_args(hint)[0] if get_origin(hint) is Annotated else hint
@@ -207,7 +207,7 @@ def field_docs(kind: type) -> dict[str, str]:
 
 
 def is_marked(hint: Any, mark: Mark) -> bool:
-    """Return whether an annotation, or an arm of its union, carries a mark."""
+    """Return whether an annotation, or a member of its union, carries a mark."""
     if get_origin(hint) is Annotated:
         return any(extra is mark for extra in get_args(hint)[1:])
     return get_origin(hint) in (Union, types.UnionType) and any(is_marked(arm, mark) for arm in get_args(hint))
@@ -226,7 +226,7 @@ def range_of(hint: Any) -> str:
 
 
 def choices_of(hint: Any) -> tuple[Any, ...]:
-    """Return the values of a ``Literal``, with None where that is one; empty for other annotations.
+    """Return the values of a ``Literal``, including None if allowed; empty for other annotations.
 
     >>> choices_of(Literal["a", "b"] | None), choices_of(int | None)
     (('a', 'b', None), ())
@@ -247,7 +247,7 @@ def check_value(name: str, value: Any, hint: Any) -> None:
     """Check a value against the annotation of its field, as :func:`check_fields` does.
 
     Raises:
-        UsageError: it does not fit.
+        UsageError: if it is invalid.
     """
     hint = opened(hint)
     origin = get_origin(hint)
@@ -275,7 +275,7 @@ def check_value(name: str, value: Any, hint: Any) -> None:
             check_value(name, item, get_args(hint)[0])
 
 
-#: What annotations say ranges with.
+#: The annotations that define ranges.
 _RANGES = (Ge, Gt, Le, Lt, Interval)
 
 

@@ -1,5 +1,5 @@
-"""Ablations: a matrix of configurations, several seeds each, into one table with error bars and one figure.
+"""Ablations: a matrix of configurations, with several seeds each, in one table with error bars and one figure.
 
-``grid`` says which cells there are, ``cell`` trains one of them, ``table`` writes what came out, ``directory`` knows
-the files, and ``ablate`` in ``run`` goes through it all, resumed where it stopped.
+``grid`` defines the cells, ``cell`` trains one of them, ``table`` formats the results, ``directory`` knows the files,
+and ``ablate`` in ``run`` goes through all cells and resumes an interrupted ablation.
 """

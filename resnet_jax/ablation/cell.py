@@ -1,4 +1,4 @@
-"""One cell of an ablation: check that it can be built, then train its seeds as populations, resumed if stopped."""
+"""One cell of an ablation: check that it can be built, then train its seeds as populations, resuming if interrupted."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ from resnet_jax.training.stuck import Chance, judge
 
 
 def check_cell(config: RunConfig, images: RunData, placement: Placement) -> tuple[int, int]:
-    """Build everything a cell needs short of compiling it, and trace its network in training on one batch.
+    """Build everything a cell needs without compiling it, and trace its network in training on one batch.
 
     Returns:
         The number of parameters, and of updates.
 
     Raises:
-        UsageError: choices that do not go together.
+        UsageError: for incompatible choices.
     """
     if config.train.spikes.factor is not None:
         raise UsageError(
@@ -98,12 +98,12 @@ class CellJob:
 
     Attributes:
         config: its configuration; the seed in it is not used.
-        images: what it is trained, validated and tested on.
+        images: images to train, validate and test on.
         run: its folder.
         placement: the devices.
         say: prints a line.
-        stop: whether to stop.
-        members_at_once: seeds in one population at most; None for all of them.
+        stop: the stop request.
+        members_at_once: maximum number of seeds in one population; None for all of them.
     """
 
     config: RunConfig
@@ -116,15 +116,15 @@ class CellJob:
 
 
 def result_file(run: RunDirectory) -> Path:
-    """Return where the result of a cell is."""
+    """Return the path of a cell's result."""
     return run.path / "result.json"
 
 
 def load_result(pending: CellResult, run: RunDirectory) -> CellResult:
-    """Return the result with what the cell's folder has of it.
+    """Return the result with what is stored in the cell's folder.
 
     Raises:
-        DamagedError: that is no result.
+        DamagedError: if that is not a result.
     """
     path = result_file(run)
     if not path.is_file():
@@ -138,13 +138,13 @@ def load_result(pending: CellResult, run: RunDirectory) -> CellResult:
 
 
 def train_cell(job: CellJob, result: CellResult) -> CellResult:
-    """Train and test the seeds that ``result`` has not, and write result.json.
+    """Train and test the seeds missing in ``result``, and write result.json.
 
     The checkpoints are deleted once every seed has its result.
 
     Raises:
-        RunError: the folder cannot be written, the data is not what it was, or the population is too large.
-        Interrupted: Ctrl-C or SIGTERM; the population is saved.
+        RunError: if the folder cannot be written, the data has changed, or the population is too large.
+        Interrupted: on Ctrl-C or SIGTERM; the population is saved.
     """
     run = job.run
     processes.on_main(lambda: RunDirectory.open(run.path, job.config).write_data(job.images.card))
@@ -269,7 +269,7 @@ def _train_members(
 
 
 def population_plan(config: RunConfig, plan: Plan) -> Plan:
-    """Return the plan of a run for a population of it: a member that diverges is recorded, and the others continue."""
+    """Return a run's plan for a population of it: a member that diverges is recorded, and the others continue."""
     return dataclasses.replace(
         plan,
         on_reject=dataclasses.replace(plan.on_reject, then="record"),
@@ -278,7 +278,7 @@ def population_plan(config: RunConfig, plan: Plan) -> Plan:
 
 
 def _last_accuracies(metrics: Path) -> dict[int, float]:
-    """Return the accuracy in the last epoch of training, by seed."""
+    """Return the accuracy in the last training epoch, by seed."""
     rows = [row for row in read_metrics(metrics) if row["kind"] == "epoch"]
     return {row["seed"]: row["accuracy"] for row in rows if row.get("accuracy") is not None}
 

@@ -1,4 +1,4 @@
-"""The directory of an ablation, and the only place that knows its file names.
+"""The directory of an ablation. Only this module knows its file names.
 
 =========================  ==============================================================
 ``ablation.yaml``          base configuration, axes, named cells and seeds: what is compared
@@ -31,7 +31,7 @@ class Definition:
     """What an ablation compares.
 
     Attributes:
-        base: the recipe and what all cells change of it; its seed is not used.
+        base: the recipe with the changes that all cells share; its seed is not used.
         axes: options and their values.
         named: cell name -> dotted key -> value.
         seeds: every cell is trained with each of them.
@@ -69,7 +69,7 @@ class AblationDirectory:
     path: Path
 
     def __post_init__(self):
-        """Take ``~`` in the path as the home directory."""
+        """Expand ``~`` in the path to the home directory."""
         object.__setattr__(self, "path", user_path(self.path))
 
     definition = property(lambda self: self.path / "ablation.yaml")
@@ -82,10 +82,10 @@ class AblationDirectory:
         return RunDirectory(self.path / "cells" / cell.id)
 
     def require(self, definition: Definition) -> None:
-        """Refuse a directory that holds another ablation.
+        """Reject a directory that contains another ablation.
 
         Raises:
-            RunError: with what differs, or the definition there cannot be read.
+            RunError: if it does, with the differences; or if the definition there cannot be read.
         """
         if not self.definition.is_file():
             return
@@ -104,7 +104,7 @@ class AblationDirectory:
         """Create the directory for ``definition``, or resume in one that already has it.
 
         Raises:
-            RunError: it holds another ablation, or cannot be written.
+            RunError: if it contains another ablation, or cannot be written.
         """
         self.require(definition)
         write_definition(self.definition, definition.to_dict())

@@ -1,4 +1,4 @@
-"""Which cells an ablation has: the product of its axes, crossed with named cells; each changes one configuration."""
+"""The cells of an ablation: the product of its axes, crossed with named cells; each changes one configuration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from resnet_jax.runtime.plain_yaml import load_yaml_and_keys
 #: The parts of a configuration whose fields can be varied.
 PARTS = tuple(name for name, hint in own_options(RunConfig).items() if is_section(hint))
 AGC = "optim.agc"
-#: What ``agc='on'`` means where the recipe does not say: the clipping of Brock et al. 2021 (arXiv:2102.06171, 4.1).
+#: The meaning of ``agc='on'`` if the recipe does not define it: the clipping of Brock et al. 2021 (arXiv:2102.06171,
+#: 4.1).
 AGC_DEFAULT = 0.01
 MAX_ID = 100
 _SCALARS = {str, int, float, bool, type(None)}
@@ -37,7 +38,7 @@ class Axis:
     """One option and the values it takes.
 
     Attributes:
-        key: dotted, as ``model.norm``.
+        key: dotted name, as ``model.norm``.
         values: two or more (one is allowed), all different.
     """
 
@@ -45,7 +46,7 @@ class Axis:
     values: tuple[Any, ...]
 
     def label(self, value: Any) -> str:
-        """Return a value as people write it; adaptive clipping of one strength is ``on`` or ``off``.
+        """Return a value in readable form; adaptive clipping with a single strength is ``on`` or ``off``.
 
         >>> Axis("optim.agc", (None, 0.01)).label(0.01), Axis("task.label_smoothing", (0.0, 0.1)).label(0.1)
         ('on', '0.1')
@@ -64,9 +65,9 @@ class Cell:
     """One configuration of the matrix.
 
     Attributes:
-        id: readable and usable as the name of a folder.
-        labels: column -> value as people write it; the columns are the same for all cells of an ablation.
-        settings: dotted key -> value, what is changed of the base configuration.
+        id: readable, and usable as a folder name.
+        labels: column -> value in readable form; the columns are the same for all cells of an ablation.
+        settings: dotted key -> value, the changes to the base configuration.
     """
 
     id: str
@@ -82,7 +83,7 @@ class Cell:
         """Return the configuration of this cell.
 
         Raises:
-            UsageError: it is not a possible one.
+            UsageError: if it is impossible.
         """
         raw = config_to_dict(base)
         for key, value in self.settings.items():
@@ -105,7 +106,7 @@ def options() -> dict[str, Any]:
 
 
 def scalar_options() -> dict[str, Any]:
-    """Return the options that hold one value, for which a comma list is an axis.
+    """Return the options that hold a single value, for which a comma-separated list is an axis.
 
     >>> "model.norm" in scalar_options(), "data.mean" in scalar_options()
     (True, False)
@@ -123,10 +124,10 @@ def _is_scalar(hint: Any) -> bool:
 
 
 def parse_axis(key: str, text: str) -> Axis:
-    """Read ``batch,group,none`` as the values of an option; each is read as ``train`` reads one.
+    """Parse ``batch,group,none`` as values of an option; each is parsed as in ``train``.
 
     Raises:
-        UsageError: no such option, a value that it cannot have, an empty one, or one twice.
+        UsageError: for an unknown option, an invalid or empty value, or a repeated one.
 
     >>> parse_axis("optim.learning_rate", "0.1,0.2")
     Axis(key='optim.learning_rate', values=(0.1, 0.2))
@@ -139,14 +140,14 @@ def parse_axis(key: str, text: str) -> Axis:
 
 
 def parse_agc(text: str, base: RunConfig) -> Axis:
-    """Read ``off,on`` (or strengths) as values of adaptive gradient clipping.
+    """Parse ``off,on`` (or strengths) as values of adaptive gradient clipping.
 
     Args:
-        text: a comma list of ``off``, ``on`` (the recipe's strength, or 0.01) and numbers.
+        text: a comma-separated list of ``off``, ``on`` (the recipe's strength, or 0.01) and numbers.
         base: the recipe.
 
     Raises:
-        UsageError: anything else.
+        UsageError: for anything else.
     """
     strength = base.optim.agc if base.optim.agc is not None else AGC_DEFAULT
     words = {"off": None, "on": strength}
@@ -184,10 +185,10 @@ def _value(key: str, hint: Any, text: str) -> Any:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Read seeds: a number N is the seeds 0..N-1; a list with a comma is those seeds (``7,`` is seed 7 alone).
+    """Parse seeds: a number N means the seeds 0..N-1; a list with a comma means those seeds (``7,`` is only seed 7).
 
     Raises:
-        UsageError: anything else, a seed twice, or none.
+        UsageError: for anything else, a repeated seed, or none.
 
     >>> parse_seeds("5"), parse_seeds("3,7"), parse_seeds("7,")
     ((0, 1, 2, 3, 4), (3, 7), (7,))
@@ -208,10 +209,10 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def load_cells(path: Path) -> dict[str, dict[str, Any]]:
-    """Read named cells from YAML: ``name: {dotted key: value, ...}``; ``name: {}`` is the recipe as it is.
+    """Read named cells from YAML: ``name: {dotted key: value, ...}``; ``name: {}`` is the unchanged recipe.
 
     Raises:
-        UsageError: no such file, not of this form, or an unknown option; with the nearest right one.
+        UsageError: if there is no such file, it is malformed, or an option is unknown; with the nearest valid one.
     """
     try:
         text = read_utf8(user_path(path))
@@ -236,7 +237,7 @@ def make_cells(axes: Sequence[Axis], named: Mapping[str, Mapping[str, Any]] | No
     """Cross the named cells with the axes; the last axis varies fastest. Without either there is one cell, ``base``.
 
     Raises:
-        UsageError: an option varied twice.
+        UsageError: if an option is varied twice.
 
     >>> [cell.id for cell in make_cells([Axis("model.norm", ("batch", "none")), Axis("optim.agc", (None, 0.01))])]
     ['norm-batch_agc-off', 'norm-batch_agc-on', 'norm-none_agc-off', 'norm-none_agc-on']
@@ -271,7 +272,7 @@ def _identifier(labels: Mapping[str, str]) -> str:
 
 
 def _with_unique_ids(cells: list[Cell]) -> list[Cell]:
-    """Add a hash to the ids that are too long for a folder or not the only ones, letter case aside."""
+    """Add a hash to ids that are too long for a folder or not unique, ignoring case."""
     ids = [cell.id.lower() for cell in cells]
     unique = []
     for cell in cells:

@@ -1,4 +1,4 @@
-"""Observers of the populations of an ablation's cell: rows of metrics and of depth by seed, and a line an epoch."""
+"""Observers of the populations of an ablation's cell: rows of metrics and depth by seed, and one line per epoch."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ Say = Callable[[str], None]
 
 
 class CellRows(Observer):
-    """Writes metrics.jsonl of a cell, a row per epoch and seed and one per divergence, and says a line per epoch.
+    """Writes metrics.jsonl of a cell, one row per epoch and seed and one per divergence, and prints a line per epoch.
 
-    Rows of these seeds after ``start_step`` are dropped first, so that a resumed cell leaves no row twice.
+    Rows of these seeds after ``start_step`` are first dropped, so that a resumed cell has no row twice.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class CellRows(Observer):
         self._write("validation", row)
 
     def on_members(self, rows: Mapping[int, Row]) -> None:
-        """Say how the members are."""
+        """Print the progress of the members."""
         if rows:
             first = next(iter(rows.values()))
             numbers = [f"loss {_spread([row['loss'] for row in rows.values()], '.4f')}"]
@@ -143,7 +143,7 @@ class CellDepthFiles(Observer):
 
 @dataclasses.dataclass(frozen=True)
 class BrokenCell:
-    """What :mod:`resnet_jax.runs.faults` needs of a cell."""
+    """What :mod:`resnet_jax.runs.faults` needs from a cell."""
 
     config: RunConfig
     images: RunData
@@ -154,11 +154,11 @@ class BrokenCell:
 
 
 class CellFault(Observer):
-    """Writes fault.json of a cell: where the first of its seeds to diverge went wrong. One compilation, so only one.
+    """Writes fault.json of a cell: where the first diverging seed went wrong. It needs a compilation, so only one does.
 
     Args:
-        cell: that is trained.
-        seeds: of the population.
+        cell: the cell in training.
+        seeds: seeds of the population.
     """
 
     def __init__(self, cell: BrokenCell, seeds: tuple[int, ...]) -> None:
@@ -166,12 +166,12 @@ class CellFault(Observer):
         self._known = processes.from_main(cell.run.fault.exists())  # of other seeds of the cell
 
     def on_fault(self, error: Diverged) -> None:
-        """Look, if it is the first; what is found is said."""
+        """Diagnose the first fault, and print the finding."""
         if self._known or error.member is None:
             return
         self._known = True
         if found := explain_member(self._cell, error):
-            self._cell.say(f"  seed {self._seeds[error.member]}: {found}; all about it is in {self._cell.run.fault}")
+            self._cell.say(f"  seed {self._seeds[error.member]}: {found}; details are in {self._cell.run.fault}")
 
 
 def _spread(values: list[float], form: str) -> str:

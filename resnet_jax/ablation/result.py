@@ -1,4 +1,4 @@
-"""What came out of a cell: of each seed, and in the mean over those that did not diverge."""
+"""The results of a cell: of each seed, and the mean over those that did not diverge."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ class MemberResult:
     """The result of one seed.
 
     Attributes:
-        seed: which.
+        seed: the seed.
         diverged_at: the step at which its first update was rejected; then there is no test result.
-        test_correct: test images classified correctly by the last state; None of a task that counts none.
-        test_examples: test images.
+        test_correct: number of test images classified correctly by the last state; None for a task that does not count
+            them.
+        test_examples: number of test images.
         test_loss: mean loss on them; None if it is not finite.
-        params_digest: of the last state; see :func:`resnet_jax.models.digest.params_digest`.
-        stuck: whether it ended no better than chance (:mod:`resnet_jax.training.stuck`); None if that cannot be said.
+        params_digest: digest of the last state; see :func:`resnet_jax.models.digest.params_digest`.
+        stuck: whether it ended no better than chance (:mod:`resnet_jax.training.stuck`); None if that cannot be
+            determined.
         headline: the metric that the table shows.
         test_value: that metric on the test images.
     """
@@ -42,7 +44,7 @@ class MemberResult:
 
     @property
     def score(self) -> float | None:
-        """Its headline metric on the test images, or None if it diverged or the metric is no number."""
+        """Its headline metric on the test images, or None if it diverged or the metric is not a number."""
         if self.test_examples and self.test_correct is not None and self.headline == "accuracy":
             return self.test_correct / self.test_examples
         return self.test_value
@@ -53,12 +55,12 @@ class CellResult:
     """The result of a cell, finished or not.
 
     Attributes:
-        cell: which.
-        seeds: those it is to be trained with.
+        cell: the cell.
+        seeds: the seeds to train it with.
         members: the results so far.
-        params: parameters of the network; None if it was refused.
-        steps: updates of every seed; None if it was refused.
-        seconds: time spent on training steps of all seeds, compilation and evaluation left out.
+        params: number of parameters of the network; None if it was rejected.
+        steps: number of updates of every seed; None if it was rejected.
+        seconds: time spent on training steps of all seeds, excluding compilation and evaluation.
         refused: why it cannot be built, or None.
     """
 
@@ -72,7 +74,7 @@ class CellResult:
 
     @property
     def status(self) -> Status:
-        """Whether it was refused, and how many of its seeds are done: none, some or all."""
+        """Whether it was rejected, and how many of its seeds are done: none, some or all."""
         if self.refused is not None:
             return "refused"
         if not self.members:
@@ -110,7 +112,7 @@ class CellResult:
         return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return what result.json holds, and an entry of the command's ``--json``."""
+        """Return the contents of result.json, and an entry of the command's ``--json``."""
         return {
             "cell": self.cell.id,
             "labels": self.cell.labels,
@@ -131,19 +133,19 @@ class CellResult:
         }
 
     def with_stored(self, stored: dict[str, Any]) -> CellResult:
-        """Return it with the members of a result.json."""
+        """Return a copy with the members of a result.json."""
         members = tuple(MemberResult(**member) for member in stored["members"])
         return dataclasses.replace(self, members=members, seconds=stored["seconds"])
 
     def add(self, members: Sequence[MemberResult], seconds: float) -> CellResult:
-        """Return it with more members, in the order of the seeds."""
+        """Return a copy with more members, in the order of the seeds."""
         order = {seed: index for index, seed in enumerate(self.seeds)}
         joined = sorted((*self.members, *members), key=lambda member: order[member.seed])
         return dataclasses.replace(self, members=tuple(joined), seconds=self.seconds + seconds)
 
 
 def measured(headline: str, result: Evaluation) -> dict[str, Any]:
-    """Return the fields of a :class:`MemberResult` that say how a test came out."""
+    """Return the fields of a :class:`MemberResult` that contain the test result."""
     return {
         "test_correct": result.correct if headline == "accuracy" and "correct" in result.sums else None,
         "test_examples": result.examples,

@@ -1,4 +1,4 @@
-"""``ablate``: check every cell, then train them one after another, the table and the figure kept up to date."""
+"""``ablate``: check every cell, then train them one after another; table and figure are kept up to date."""
 
 from __future__ import annotations
 
@@ -44,28 +44,29 @@ def ablate(
     console: RichConsole | None = None,
     origin: Origin | None = None,
 ) -> dict[str, Any]:
-    """Train every cell with every seed, and write the table. An unfinished one in the directory is resumed.
+    """Train every cell with every seed, and write the table. An unfinished ablation in the directory is resumed.
 
     Args:
         definition: what to compare.
-        out: where to put it (default: :meth:`Definition.default_path`).
+        out: output directory (default: :meth:`Definition.default_path`).
         skip_incompatible: record cells that cannot be built in the table, with the reason, and run the others.
-        members_at_once: seeds trained in one program at most, to fit into memory; None for all of a cell.
+        members_at_once: maximum number of seeds trained in one program, to limit memory; None for all seeds of a cell.
         console: where to show progress (default: nowhere).
-        origin: the recipe that the base configuration started from (default: the shipped one of that name); what does
-            not fit of its schedule in shorter runs is shortened (:mod:`resnet_jax.runs.length`).
+        origin: the recipe that the base configuration started from (default: the shipped one of that name); parts of
+            its schedule that do not fit shorter runs are shortened (:mod:`resnet_jax.runs.length`).
 
     Returns:
-        ``recipe``, ``seeds``, ``out`` and ``cells``: of each its labels, settings, status, mean and std of the test
-        accuracy (fractions), values by seed, diverged seeds and steps, stuck seeds, refusal, parameters and seconds.
+        ``recipe``, ``seeds``, ``out`` and ``cells``: for each its labels, settings, status, mean and std of the test
+        accuracy (fractions), values by seed, diverged seeds and steps, stuck seeds, reason for rejection, parameters
+        and seconds.
 
     Raises:
-        UsageError: a cell that cannot be built (all of them are listed), before anything is trained.
-        DataError: the images are not as they should be.
-        RunError: the directory holds another ablation, is in use, or cannot be written.
-        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+        UsageError: if cells cannot be built (all of them are listed), before anything is trained.
+        DataError: if the images are invalid.
+        RunError: if the directory contains another ablation, is in use, or cannot be written.
+        Interrupted: on Ctrl-C or SIGTERM; the state is saved.
 
-    In several processes all of them call it alike, and train every cell together.
+    With several processes, all make the same call and train every cell together.
     """
     with ending_together():
         return _ablate(definition, out, skip_incompatible, members_at_once, console, origin)
@@ -139,7 +140,7 @@ def _ablate(
 
 @dataclasses.dataclass(frozen=True)
 class _Checked:
-    """A cell after the check: its configuration, or None if it was refused; and what was adapted."""
+    """A cell after the check: its configuration, or None if it was rejected; and what was adapted."""
 
     config: RunConfig | None
     result: CellResult
@@ -147,14 +148,14 @@ class _Checked:
 
 
 class _ImagesOnce:
-    """Loads images once for all configurations in a row that want the same pixels; holds those of the last one only."""
+    """Loads images once for consecutive configurations that want the same pixels; keeps only the last ones."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._held: tuple[PixelsWanted, Pixels] | None = None
         self._say, self._said = say, set[str]()
 
     def __call__(self, config: RunConfig) -> RunData:
-        # loading sees nothing of a configuration but this, so that no other field can decide about the pixels
+        # loading sees only this part of a configuration, so that no other field can affect the pixels
         wanted = PixelsWanted.of(config)
         if self._held is None or self._held[0] != wanted:
             self._held = None  # the old ones first out of memory
@@ -169,7 +170,7 @@ class _ImagesOnce:
 
 
 def _check(definition: Definition, load: _ImagesOnce, origin: Origin) -> list[_Checked]:
-    """Check every cell; a refusal is a result here."""
+    """Check every cell; a rejection is a result here."""
     checked = []
     for cell in definition.cells():
         result = CellResult(cell, definition.seeds)
@@ -195,7 +196,7 @@ def _schedule_fields(cell: Cell) -> frozenset[str]:
 
 
 def _refuse(checked: Sequence[_Checked], skip_incompatible: bool) -> None:
-    """Stop if a cell was refused and that is not wanted as a result, or if all were."""
+    """Stop if a cell was rejected and that is not wanted as a result, or if all were."""
     refused = [entry.result for entry in checked if entry.config is None]
     if not refused or (skip_incompatible and len(refused) < len(checked)):
         return
@@ -219,7 +220,7 @@ class _Job:
         self.load()
 
     def load(self) -> None:
-        """Read the results that the cells' folders have."""
+        """Read the results stored in the cells' folders."""
         self.results = []
         for entry in self._checked:
             result = entry.result
@@ -235,7 +236,7 @@ class _Job:
         say(self._console, text)
 
     def announce(self) -> None:
-        """Say what there is to do."""
+        """Print what there is to do."""
         count = dict.fromkeys(("done", "partial", "pending", "refused"), 0)
         for result in self.results:
             count[result.status] += 1
@@ -249,7 +250,7 @@ class _Job:
             self.say(f"adapted: {line}")
 
     def conclude(self, result: CellResult) -> None:
-        """Say what came out of a cell."""
+        """Print the result of a cell."""
         failed = "".join(
             f", {len(seeds)} of {len(result.seeds)} {how}"
             for seeds, how in ((result.diverged, "diverged"), (result.stuck, "stuck at chance"))
@@ -261,16 +262,16 @@ class _Job:
 
     @property
     def title(self) -> str:
-        """Headline of table and figure."""
+        """Title of table and figure."""
         return f"Ablation of {self._definition.base.recipe}"
 
     def load_and_write(self) -> None:
-        """Read the results anew, and write table and figure."""
+        """Read the results again, and write table and figure."""
         self.load()
         self.write()
 
     def write(self) -> None:
-        """Write the tables of what there is, then the figure; of several processes the main one does."""
+        """Write the tables of what there is, then the figure; with several processes, the main one does."""
         if not processes.is_main():
             return
         write_whole(self._directory.table_markdown, markdown(self.results, title=self.title))
@@ -291,7 +292,7 @@ class _Job:
 
 
 def curves_of(result: CellResult, rows: Sequence[dict[str, Any]]) -> CellCurves:
-    """Pick the curve of every seed from the rows of a cell: the headline in validation, or one in training without."""
+    """Select the curve of every seed from a cell's rows: the headline metric in validation, or else in training."""
     epochs = [row for row in rows if row["kind"] in ("epoch", "validation")]
     name, measure = f"val_{result.headline}", f"validation {metric_words(result.headline)}"
     if epochs and not any(name in row for row in epochs):

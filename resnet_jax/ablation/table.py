@@ -13,7 +13,7 @@ from resnet_jax.tasks.task import SHARES
 
 
 def percent(mean: float | None, std: float | None) -> str:
-    """Write a mean and its standard deviation in percent.
+    """Format a mean and its standard deviation in percent.
 
     >>> percent(0.91234, 0.00456), percent(0.5, None), percent(None, None)
     ('91.23 ± 0.46', '50.00', '-')
@@ -24,7 +24,7 @@ def percent(mean: float | None, std: float | None) -> str:
 
 
 def scored(mean: float | None, std: float | None, headline: str) -> str:
-    """Write a mean and its standard deviation as the metric is written: shares in percent, others as numbers.
+    """Format a mean and its standard deviation like the metric: fractions in percent, others as numbers.
 
     >>> scored(0.91234, 0.00456, "accuracy"), scored(0.91234, 0.00456, "r2"), scored(None, None, "r2")
     ('91.23 ± 0.46', '0.9123 ± 0.0046', '-')
@@ -40,7 +40,7 @@ def headline_of(results: Sequence[CellResult]) -> str:
 
 
 def markdown(results: Sequence[CellResult], *, title: str) -> str:
-    """Return the table as Markdown, a row per cell, whatever became of it."""
+    """Return the table as Markdown, one row per cell, whatever its outcome."""
     columns = [*results[0].cell.labels]
     seeds = ", ".join(str(seed) for seed in results[0].seeds)
     headline = headline_of(results)
@@ -83,7 +83,7 @@ def _row(result: CellResult, headline: str) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    """Return text that Markdown shows as it is, in one line."""
+    """Return text that Markdown shows unchanged, in one line."""
     return re.sub(r"([\\|<>*`\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", visible(text))
 
 

@@ -1,5 +1,5 @@
-"""Measurements of a network without data: speed against other frameworks, compile time, memory before it is spent.
+"""Measurements of a network without data: speed against other frameworks, compile time, memory requirements.
 
-Everything that computes runs in a process of its own (:mod:`resnet_jax.bench.serve`), so that this one holds no device
-and every compilation is a first one.
+Everything that computes runs in its own process (:mod:`resnet_jax.bench.serve`), so that this one holds no device and
+every compilation is a first one.
 """

@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: ``python -m resnet_jax.bench.child NAME '{...}'``."""
+"""One measurement in a separate process: ``python -m resnet_jax.bench.child NAME '{...}'``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from resnet_jax.errors import ResNetJaxError, RunError, UsageError
 
-#: What a child answers in place of a result, with the message.
+#: What a child returns instead of a result, with the message.
 _REFUSED = "refused by resnet_jax"
 
 
@@ -19,8 +19,8 @@ def run_child(name: str, spec: dict[str, Any], environment: dict[str, str]) -> d
     """Run the measurement ``name`` in a new process and return its result.
 
     Raises:
-        UsageError: what it says of a request that is wrong.
-        RunError: it failed: what it says, or the last line it wrote.
+        UsageError: the child's message about an invalid request.
+        RunError: if it failed: its message, or the last line it wrote.
     """
     command = [sys.executable, "-m", "resnet_jax.bench.child", name, json.dumps(spec)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
@@ -36,13 +36,13 @@ def run_child(name: str, spec: dict[str, Any], environment: dict[str, str]) -> d
 
 
 def _refused(out: str) -> str | None:
-    """Return the message of an error that the measurement has foreseen; None if it ended otherwise."""
+    """Return the message of a foreseen error of the measurement; None if it ended otherwise."""
     lines = out.strip().splitlines()
     return json.loads(lines[-1])[_REFUSED] if lines and lines[-1].startswith(f'{{"{_REFUSED}"') else None
 
 
 def first_step(spec: dict[str, Any]) -> dict[str, Any]:
-    """Build, initialize, compile and take one train step; the clock starts after the imports."""
+    """Build, initialize, compile and make one train step; the clock starts after the imports."""
     import jax
 
     from resnet_jax.bench.ours import Ours, environment, on_this_device
@@ -62,7 +62,7 @@ def first_step(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def plan(spec: dict[str, Any]) -> dict[str, Any]:
-    """Compile for as many fake devices as the environment makes; nothing runs."""
+    """Compile for as many simulated devices as the environment creates; nothing runs."""
     from resnet_jax.bench.plan import compile_plan
     from resnet_jax.bench.workload import Workload
 
@@ -77,7 +77,7 @@ def chips(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the measurement that the command line names."""
+    """Run the measurement named on the command line."""
     name, spec = sys.argv[1:]
     try:
         result = {"first_step": first_step, "plan": plan, "chips": chips}[name](json.loads(spec))

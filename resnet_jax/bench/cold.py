@@ -1,4 +1,4 @@
-"""Seconds from a fresh process to its first train step: nothing compiled before, and with the compilation cache."""
+"""Seconds from a fresh process to its first train step: with nothing compiled yet, and with the compilation cache."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ COLD = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 def compile_models(
     workloads: Sequence[Workload], *, warm: bool = True, say: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Measure the compilation of each train step, every one in a process of its own.
+    """Measure the compilation of each train step, each in its own process.
 
     Args:
-        workloads: what to compile; ratios are over the first.
-        warm: also fill a compilation cache, and measure the first step of a process that finds it.
+        workloads: what to compile; ratios are relative to the first.
+        warm: also fill a compilation cache, and measure the first step of a process that uses it.
         say: called with progress messages.
 
     Returns:
         ``models`` (one object each: trace, compile and first-step seconds, temporaries), ``compile_ratio`` (compile
-        seconds over those of the first model) and ``total_ratio`` (tracing included).
+        seconds relative to the first model) and ``total_ratio`` (including tracing).
 
     Raises:
-        UsageError: nothing to compile, or a network that cannot be built.
-        RunError: a process failed.
+        UsageError: if there is nothing to compile, or a network cannot be built.
+        RunError: if a process failed.
     """
     if not workloads:
         raise UsageError("name at least one network to compile")

@@ -1,6 +1,6 @@
-"""Our step against PyTorch's, plain Flax's, ONNX Runtime's and OpenVINO's, a figure a round from each in turns.
+"""Our step against PyTorch's, plain Flax's, ONNX Runtime's and OpenVINO's: one figure per round from each, in turns.
 
-Only one side computes at a time, so a machine that changes its pace changes it for all.
+Only one side computes at a time, so a machine that changes its speed does so for all.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from resnet_jax.models.resnet import ResNet
 from resnet_jax.training.need import explain_end
 
 OURS = Path(__file__).with_name("ours.py")
-#: The other sides in the order of their turns; those of inference alone come after.
+#: The other sides in the order of their turns; those that only support inference come last.
 PEERS = ("torch", "torch_compile", "flax")
 INFERENCE_PEERS = ("torch_frozen", "onnxruntime", "openvino")
-#: Compilation is measured, so nothing compiled is kept; several JAX processes share an accelerator's memory.
+#: Compilation is measured, so nothing compiled is cached; several JAX processes share an accelerator's memory.
 JAX_ENVIRONMENT = {"JAX_ENABLE_COMPILATION_CACHE": "false", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
@@ -38,14 +38,14 @@ class Comparison:
     """How to measure.
 
     Attributes:
-        rounds: turns of every side.
-        seconds: length of a turn, about.
+        rounds: number of turns of every side.
+        seconds: approximate length of a turn.
         python: an interpreter that has torch, and for inference onnx, onnxruntime and openvino; None measures only
             ours.
         compile_mode: mode of ``torch.compile``.
         start_seconds: how long a side may take to compile and warm up.
-        against: the other sides that take part; None for all that there are.
-        isa: what the processor may use: see :func:`resnet_jax.bench.processor.held_to`.
+        against: the other sides that take part; None for all.
+        isa: the instruction set to use: see :func:`resnet_jax.bench.processor.held_to`.
     """
 
     rounds: AtLeast1 = 9
@@ -68,7 +68,7 @@ def peers_of(mode: Literal["train", "infer"], how: Comparison) -> tuple[str, ...
     """Return the other sides of a comparison, in the order of their turns.
 
     Raises:
-        UsageError: a side was asked for that only infers, or whose interpreter was not named.
+        UsageError: if a requested side only supports inference, or its interpreter was not given.
     """
     there_are = (*PEERS, *INFERENCE_PEERS) if mode == "infer" else PEERS
     for name in how.against or ():
@@ -80,18 +80,18 @@ def peers_of(mode: Literal["train", "infer"], how: Comparison) -> tuple[str, ...
 
 
 def compare(workload: Workload, how: Comparison, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Measure images a second of every side; medians over the rounds, warm-up and compilation excluded.
+    """Measure images per second of every side: medians over the rounds, excluding warm-up and compilation.
 
     A side that cannot run is None, with the reason in ``not_run``.
 
     Args:
-        workload: what.
-        how: against what, and how long.
+        workload: what to measure.
+        how: against what, and for how long.
         say: called with progress messages.
 
     Raises:
-        UsageError: a workload that cannot be built or compared.
-        RunError: our side cannot run, or the networks have different numbers of parameters.
+        UsageError: for a workload that cannot be built or compared.
+        RunError: if our side cannot run, or the networks have different numbers of parameters.
     """
     model, names, held = workload.network(), peers_of(workload.mode, how), held_to(how.isa)
     peers = None if how.python is None and how.against is None else _peers(workload, model, how, held)
@@ -125,7 +125,7 @@ def peers_folder() -> Path:
     """Return the folder of the other frameworks' sides.
 
     Raises:
-        UsageError: this is an installed package, which has none.
+        UsageError: in an installed package, which does not contain it.
     """
     checkout = Path(resnet_jax.__file__).parents[1]
     folder = checkout / "experiments" / "benchmarks" / "peers"
@@ -140,7 +140,7 @@ def peers_folder() -> Path:
 def _peers(
     workload: Workload, model: ResNet, how: Comparison, held: dict[str, str]
 ) -> dict[str, Callable[[dict[str, Any]], Worker]]:
-    """Return what starts each other side, given the facts of ours."""
+    """Return functions that start each other side, given the facts of ours."""
     if how.python is not None and not how.python.is_file():
         raise UsageError(f"{how.python} is no interpreter: the other sides need one that has torch")
     if workload.accumulate > 1:

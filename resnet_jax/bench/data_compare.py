@@ -1,4 +1,4 @@
-"""Input pipelines against each other: one figure a round from each side, then the next round, as `.compare` does it."""
+"""Input pipelines compared: one figure per round from each side, then the next round, as in `.compare`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from resnet_jax.fields import AtLeast1, Positive, check_fields
 
 Kind = Literal["imagenet", "cifar", "mnist"]
 OURS = Path(__file__).with_name("data_side.py")
-#: Our sides; the last two for small images only, which fit.
+#: Our sides; the last two only for small images, which fit.
 SIDES = ("threads", "workers", "bare", "grain", "streamed", "memory", "resident")
 PEERS = ("torch", "tensorflow", "tensorflow_whole")
 START_SECONDS = 300.0
@@ -33,16 +33,16 @@ class DataWorkload:
 
     Attributes:
         kind: ``imagenet``: decode, random resized crop of 224, flip, batch; ``cifar`` and ``mnist``: decode and batch,
-            RGB and grey.
-        images: a folder with one folder of images a class; None writes samples of the kind.
-        records: whether the images lie in one file (ours an ArrayRecord, TensorFlow's a TFRecord) and not in many.
-        batch: examples of a batch.
-        threads: at once, of every side; worker processes where a side has these.
-        rounds: turns of every side.
+            RGB and gray.
+        images: a folder with one subfolder of images per class; None generates samples of the kind.
+        records: whether the images are in one file (ours an ArrayRecord, TensorFlow's a TFRecord) instead of many.
+        batch: examples per batch.
+        threads: number of threads of every side, or of worker processes if it uses those.
+        rounds: number of turns of every side.
         seconds: length of a turn.
-        sides: ours.
+        sides: our sides.
         torch: an interpreter with torch and torchvision; None for none.
-        tensorflow: one with tensorflow.
+        tensorflow: an interpreter with tensorflow; None for none.
     """
 
     kind: Kind = "imagenet"
@@ -70,13 +70,13 @@ class DataWorkload:
 
 
 def compare_data(workload: DataWorkload, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Measure examples a second of every side; medians over the rounds.
+    """Measure examples per second of every side; medians over the rounds.
 
     A side that cannot run has no rate, and its reason is in ``not_run``.
 
     Raises:
-        UsageError: images or interpreters that are not there.
-        RunError: one of our sides cannot run.
+        UsageError: if images or interpreters do not exist.
+        RunError: if one of our sides cannot run.
     """
     with tempfile.TemporaryDirectory(prefix="resnet-jax-bench-") as made, contextlib.ExitStack() as stack:
         folder = workload.images
@@ -111,7 +111,7 @@ def compare_data(workload: DataWorkload, say: Callable[[str], None] = lambda _: 
 
 
 def _starts(workload: DataWorkload, folder: Path, source: str, scratch: Path) -> dict[str, Callable[[], Worker]]:
-    """Return what starts each side."""
+    """Return functions that start each side."""
     common = {"kind": workload.kind, "batch": workload.batch, "threads": workload.threads, "workers": 0}
 
     def ours(side: str) -> Callable[[], Worker]:
@@ -153,7 +153,7 @@ def _rounds(
     return answers
 
 
-#: Name of a ratio -> the side above and the side below.
+#: Name of a ratio -> its numerator and denominator.
 RATIOS = {
     "threads_over_bare": ("threads", "bare"),
     "workers_over_bare": ("workers", "bare"),
@@ -209,7 +209,7 @@ INSTRUCTIONS = ("sse4_2", "avx", "avx2", "avx512f", "avx512bw", "avx512_vnni", "
 
 
 def describe_cpu() -> dict[str, Any]:
-    """Return model, cores and instruction sets of the CPU, as Linux says them; elsewhere the machine's name."""
+    """Return model, cores and instruction sets of the CPU, as reported by Linux; elsewhere the machine's name."""
     from resnet_jax.bench.ours import cores
 
     found = {"cpu": platform.processor() or platform.machine(), "instructions": "", "cores": cores()}

@@ -1,4 +1,4 @@
-"""Images to measure pipelines with, where none are given: of the size and format of a known set, always the same."""
+"""Default images for measuring pipelines: with the size and format of a known data set, always the same."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-#: Kind -> height, width, suffix, how many.
+#: Kind -> height, width, suffix, number of images.
 SAMPLES = {"imagenet": (375, 500, ".jpg", 64), "cifar": (32, 32, ".jpg", 2000), "mnist": (28, 28, ".png", 2000)}
 QUALITY = 92
-"""Of JPEGs: a photograph of 500 x 375 is then about 100 kB, as ImageNet's are."""
+"""JPEG quality: a photograph of 500 x 375 is then about 100 kB, like those of ImageNet."""
 CLASSES = 10
 
 
 def write_samples(kind: str, folder: Path) -> Path:
-    """Write images into ``folder/CLASS``: waves of many lengths, which compress about as photographs do.
+    """Write images into ``folder/CLASS``: waves of many lengths, which compress about as well as photographs.
 
     Args:
-        kind: of :data:`SAMPLES`.
-        folder: where to; it is made.
+        kind: a key of :data:`SAMPLES`.
+        folder: the folder to create.
 
     Returns:
         The folder.

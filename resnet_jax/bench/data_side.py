@@ -1,7 +1,7 @@
-"""Our sides of ``resnet-jax bench data``: examples a second that reach the program, each side a process of its own.
+"""Our sides of ``resnet-jax bench data``: examples per second that reach the program, each side in its own process.
 
-A round starts the side's stream, lets batches pass until what was made ahead is used up, counts what arrives in so many
-seconds, and stops the stream, so that nothing is made while another side is measured.
+A round starts the side's stream, lets batches pass until everything prefetched is used up, counts what arrives in a
+given number of seconds, and stops the stream, so that nothing is made while another side is measured.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from resnet_jax.runtime.ahead import in_threads
 from resnet_jax.runtime.malloc import keep_freed_memory
 
 PREFETCH = 4
-"""Batches made ahead."""
+"""Number of prefetched batches."""
 FOREVER = 1 << 40
 DISPATCHED = 16
-"""Updates a call of the resident side."""
+"""Updates per call of the resident side."""
 
 
 class DataSide:
@@ -53,10 +53,10 @@ class DataSide:
         self.records[0]
 
     def wait(self) -> None:
-        """Nothing is on its way."""
+        """Do nothing, since nothing is in flight."""
 
     def measure(self, seconds: float) -> dict[str, float]:
-        """Return the examples that arrive in about so many seconds, and the memory of this process."""
+        """Return the number of examples that arrive in about this many seconds, and the memory of this process."""
         with contextlib.closing(self.stream()) as stream:
             for _ in range(self.spec["workers"] * self.spec["threads"] + 2 * PREFETCH):
                 next(stream)
@@ -67,7 +67,7 @@ class DataSide:
         return {"images": count, "seconds": took, "peak_bytes": peak}
 
     def stream(self) -> Any:
-        """Yield how many examples have arrived, each time some have."""
+        """Yield the number of examples that have arrived, each time some have."""
         raise NotImplementedError
 
     def batches(self, records: Source | None = None) -> TrainBatches:
@@ -76,10 +76,10 @@ class DataSide:
 
 
 class Host(DataSide):
-    """Our pipeline, to arrays of the host: in threads, or in worker processes with as many threads in all."""
+    """Our pipeline, up to arrays on the host: in threads, or in worker processes with as many threads in total."""
 
     def stream(self) -> Iterator[int]:
-        """Yield batches as they come."""
+        """Yield batches as they arrive."""
         threads, workers = (1, self.spec["threads"]) if self.spec["side"] == "workers" else (self.spec["threads"], 0)
         made = self.batches().iterate(0, FOREVER, threads=threads, workers=workers, prefetch=PREFETCH)
         with contextlib.closing(made):
@@ -88,10 +88,10 @@ class Host(DataSide):
 
 
 class Bare(DataSide):
-    """What reading, decoding and cropping take alone: OpenCV called in threads, nothing batched and nothing checked."""
+    """The cost of reading, decoding and cropping alone: OpenCV called in threads, without batching or checks."""
 
     def stream(self) -> Iterator[int]:
-        """Yield when a thread has done a batch of files."""
+        """Yield when a thread has finished a batch of files."""
         import cv2
 
         from resnet_jax.data.encoded import encoder_of
@@ -117,10 +117,10 @@ class Bare(DataSide):
 
 
 class Grain(DataSide):
-    """The same transforms as a plain Grain pipeline: an element an example, batched by Grain, in as many threads."""
+    """The same transforms as a plain Grain pipeline: one element per example, batched by Grain, in as many threads."""
 
     def stream(self) -> Iterator[int]:
-        """Yield batches as they come."""
+        """Yield batches as they arrive."""
         import grain
 
         view = self.batches()._view
@@ -135,10 +135,10 @@ class Grain(DataSide):
 
 
 class Step(DataSide):
-    """To a compiled program on the device, which adds the pixels up: streamed, from the host's memory, or resident.
+    """Up to a compiled program on the device, which sums the pixels: streamed, from the host's memory, or resident.
 
-    Streamed images are decoded as they are needed; from memory, batches are picked on the host and sent; resident, they
-    are picked on the device, several updates a call, as :mod:`resnet_jax.training.dispatch` does it.
+    Streamed images are decoded on demand; from memory, batches are gathered on the host and sent; resident, they are
+    gathered on the device, several updates per call, as in :mod:`resnet_jax.training.dispatch`.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -147,7 +147,7 @@ class Step(DataSide):
             self.records = materialize(self.records, self.geometry, training=True)
 
     def stream(self) -> Iterator[int]:
-        """Yield when a call is done, but for the few on their way."""
+        """Yield when a call is done, except for the few in flight."""
         import jax
         import jax.numpy as jnp
 

@@ -1,6 +1,6 @@
-"""What an installation is made of, what is slow in it and why, and what is broken: text to paste into a report.
+"""A diagnosis of an installation: its parts, what is slow and why, and what is broken, as text for a report.
 
-Nothing here needs a package that may be the broken one: JAX is asked in a process of its own, which may crash or hang.
+Nothing here needs a package that may be the broken one: JAX runs in a separate process, which may crash or hang.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from resnet_jax.runtime.cxx.library import SWITCH, find_compiler, is_switched_of
 from resnet_jax.runtime.distribution import DISTRIBUTION
 from resnet_jax.runtime.variables import those_set
 
-#: Seconds that JAX, and a compiler of C++ behind it, may take.
+#: Seconds that JAX, including a C++ compiler, may take.
 PATIENCE = 300.0
 #: What each extra enables, in the order of the report.
 EXTRAS = {
@@ -44,7 +44,7 @@ EXTRAS = {
     "volumes": "NIfTI volumes (volumes:PATH)",
     "audio": "FLAC and Ogg sounds (wav:PATH)",
 }
-#: Asks JAX, and the C++ that is compiled for the CPU, and computes something.
+#: Queries JAX, and the C++ compiled for the CPU, and computes something.
 _PROBE = """
 import json, time
 began = time.perf_counter()
@@ -67,10 +67,10 @@ Severity = Literal["broken", "slow", "note"]
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """Something a person should know.
+    """Something the user should know.
 
     Attributes:
-        severity: ``broken``, what does not work; ``slow``; or ``note``.
+        severity: ``broken`` for what does not work; ``slow``; or ``note``.
         says: what it is and what to do.
     """
 
@@ -80,7 +80,7 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What was found: sections of lines, and findings, the worst first."""
+    """The result: sections of lines, and findings, worst first."""
 
     sections: dict[str, dict[str, Any]]
     findings: tuple[Finding, ...]
@@ -108,10 +108,10 @@ class Diagnosis:
 
 
 def diagnose(environment: Mapping[str, str] = os.environ, *, patience: float = PATIENCE) -> Diagnosis:
-    """Look at everything.
+    """Diagnose everything.
 
     Args:
-        environment: of this process and of the one that asks JAX.
+        environment: environment of this process and of the one that queries JAX.
         patience: seconds that JAX may take.
     """
     findings: list[Finding] = []
@@ -140,7 +140,7 @@ def _version(name: str) -> str | None:
 
 
 def _requirements() -> list[Any]:
-    """Return what the distribution requires (:class:`packaging.requirements.Requirement`); [] where that is unknown."""
+    """Return what the distribution requires (:class:`packaging.requirements.Requirement`); [] if unknown."""
     try:
         from packaging.requirements import Requirement
 
@@ -180,7 +180,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _processor_share(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> float | None:
-    """Return how many cores' time a container may take; None without a limit."""
+    """Return how many cores' worth of time a container may use; None without a limit."""
     try:
         quota, period = file.read_text().split()
         return None if quota == "max" else int(quota) / int(period)
@@ -216,7 +216,7 @@ def _devices(findings: list[Finding], environment: Mapping[str, str], patience: 
     if environment.get("JAX_DISABLE_JIT", "").lower() in ("1", "true"):
         findings.append(Finding("slow", "JAX_DISABLE_JIT is set: nothing is compiled"))
     if environment.get("JAX_DEBUG_NANS", "").lower() in ("1", "true"):
-        findings.append(Finding("slow", "JAX_DEBUG_NANS is set: every result is fetched and looked at"))
+        findings.append(Finding("slow", "JAX_DEBUG_NANS is set: every result is fetched and checked"))
     return found
 
 
@@ -225,9 +225,13 @@ def _slow_on_cpu(operations: str, devices: int, compiler: str | None) -> list[Fi
     if operations != "native":
         why = f"{SWITCH} is off" if is_switched_off() else operations.removeprefix("xla (").removesuffix(")")
         do = "" if compiler or is_switched_off() else "; g++ or clang++ makes training much faster"
-        found.append(Finding("slow", f"convolutions and batch norm take XLA's own forms on this CPU: {why}{do}"))
+        found.append(
+            Finding("slow", f"convolutions and batch norm use XLA's own implementations on this CPU: {why}{do}")
+        )
     if devices > 1:
-        found.append(Finding("note", f"the CPU is divided into {devices} devices: for tests; one is faster"))
+        found.append(
+            Finding("note", f"the CPU is divided into {devices} devices, which is meant for tests; one is faster")
+        )
     instructions = describe_processor()["instructions"]
     if instructions is not None and not {"avx512f", "neon", "sve"} & {*instructions}:
         has = "AVX2" if "avx2" in instructions else "no AVX2"
@@ -237,7 +241,7 @@ def _slow_on_cpu(operations: str, devices: int, compiler: str | None) -> list[Fi
 
 
 def _ask_jax(environment: Mapping[str, str], patience: float) -> tuple[dict[str, Any] | None, str]:
-    """Return what JAX says in a process of its own; or None, and why not in one line."""
+    """Return JAX's answers from a separate process; or None, and why not in one line."""
     alone = {**environment, "RESNET_JAX_DISTRIBUTED": "off"}
     try:
         ran = subprocess.run(
@@ -284,7 +288,7 @@ def _caches(findings: list[Finding]) -> dict[str, Any]:
 
 
 def _without_bytecode(packages: Sequence[str] = ("jax", "numpy")) -> str | None:
-    """Return the first of some packages whose sources lie here uncompiled."""
+    """Return the first of some packages whose sources are not compiled to bytecode here."""
     for package in packages:
         spec = importlib.util.find_spec(package)
         if spec is not None and spec.cached is not None and not Path(spec.cached).exists():
@@ -304,7 +308,7 @@ def _data(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _extras(findings: list[Finding]) -> dict[str, Any]:
-    """Return each extra with what it enables, and whether its packages are there."""
+    """Return each extra with what it enables, and whether its packages are installed."""
     found: dict[str, Any] = {}
     requirements = _requirements()
     try:
@@ -328,7 +332,7 @@ def _extras(findings: list[Finding]) -> dict[str, Any]:
 
 
 def _packages_of(requirement: Any) -> list[str]:
-    """Return the packages of a requirement: of ``jax[cuda12]`` its plugin, for JAX itself is there anyway."""
+    """Return the packages of a requirement: for ``jax[cuda12]`` its plugin, because JAX itself is always installed."""
     plugins = {"cuda12": "jax-cuda12-plugin", "cuda13": "jax-cuda13-plugin", "tpu": "libtpu"}
     return [plugins[extra] for extra in requirement.extras if extra in plugins] or [requirement.name]
 
@@ -346,7 +350,7 @@ def _size(folder: Path) -> tuple[int, int]:
 
 
 def _home(path: Path) -> str:
-    """Return a path for a report, which names no user.
+    """Return a path for a report, without the user's name.
 
     >>> _home(Path.home() / "x")
     '~/x'

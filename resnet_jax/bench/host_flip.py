@@ -12,7 +12,7 @@ from resnet_jax.data.example import Example, Spec
 
 @dataclasses.dataclass(frozen=True)
 class HostFlip:
-    """Half of the images mirrored, on the host as the peers do it; a run of ours does it within the step."""
+    """Half of the images mirrored, on the host as the peers do it; our runs do it within the step."""
 
     where: ClassVar = "host"
 

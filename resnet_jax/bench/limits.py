@@ -1,4 +1,4 @@
-"""What the machine could do at most: its arithmetic and its memory, measured, against what an image costs.
+"""The limits of the machine: its measured arithmetic and memory throughput, against the cost of an image.
 
 The costs of one image (MACs: multiply-adds of :func:`resnet_jax.models.count`; X, Y and R: elements into the
 convolutions, out of them, and of the residual sums, :func:`resnet_jax.models.count.count_elements`; b: bytes of an
@@ -11,10 +11,10 @@ training   6 x MACs    b (3 X + 11 Y + 4 R): convolution and batch norm each rea
 inference  2 x MACs    b (X + Y + R)
 =========  ==========  ===================================================================================
 
-In training the forward convolution reads x and writes y; the statistics read y; applying them reads y and writes z;
-backward, the sums read dz and y; applying them reads dz and y and writes dy; the input gradient reads dy and writes dx;
-the weight gradient reads dy and x. Nothing of it is a bound where caches hold the arrays, and an algorithm that needs
-fewer multiplications (Winograd's) may pass the arithmetic one.
+In training, the forward convolution reads x and writes y; the statistics read y; applying them reads y and writes z.
+Backward, the sums read dz and y; applying them reads dz and y and writes dy; the input gradient reads dy and writes dx;
+the weight gradient reads dy and x. None of this is a strict bound if caches hold the arrays, and an algorithm with
+fewer multiplications (Winograd's) may exceed the arithmetic one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from resnet_jax.models.count import count, count_elements
 from resnet_jax.models.resnet import ResNet
 
-#: Side of the square matrices and bytes of the array to copy, by platform: large for the caches, quick to run.
+#: Side of the square matrices and size in bytes of the array to copy, by platform: large for the caches, quick to run.
 SIZES = {"cpu": (2048, 2**28)}
 ACCELERATOR_SIZES = (8192, 2**31)
 REPEATS = 5
@@ -46,7 +46,7 @@ def image_costs(model: ResNet, input_shape: tuple[int, ...], mode: str) -> dict[
 
 
 def measure_limits(dtype: str) -> dict[str, float]:
-    """Measure the default device: ``flops`` a second of a large matmul in ``dtype``, ``bytes`` a second of a copy."""
+    """Measure the default device: ``flops`` per second of a large ``dtype`` matmul, ``bytes`` per second of a copy."""
     side, size = SIZES.get(jax.default_backend(), ACCELERATOR_SIZES)
     matrix = jnp.ones((side, side), dtype)
     matmul = jax.jit(jnp.matmul)
@@ -65,7 +65,7 @@ def measure_limits(dtype: str) -> dict[str, float]:
 
 
 def rate_limits(costs: dict[str, float], machine: dict[str, float]) -> dict[str, float]:
-    """Return the images a second that arithmetic and memory each allow.
+    """Return the images per second that arithmetic and memory each allow.
 
     >>> rate_limits({"flops": 6e9, "bytes": 1e8}, {"flops": 6e11, "bytes": 2e10})
     {'arithmetic': 100.0, 'bandwidth': 200.0}

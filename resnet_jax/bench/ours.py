@@ -75,12 +75,12 @@ def train_step(workload: Workload, model: ResNet, tx: optax.GradientTransformati
 
 
 def batch_axis(workload: Workload) -> int:
-    """Return the axis of examples in what the train step takes."""
+    """Return the axis of examples in the input of the train step."""
     return 0 if workload.steps_per_dispatch == 1 else 1
 
 
 def random_batch(workload: Workload, classes: int) -> dict[str, np.ndarray]:
-    """Return normal images and random labels, for every step of a dispatch."""
+    """Return normally distributed images and random labels, for every step of a dispatch."""
     rng = np.random.default_rng(0)
     leading = (workload.batch,) if workload.steps_per_dispatch == 1 else (workload.steps_per_dispatch, workload.batch)
     image = rng.standard_normal((*leading, *workload.input_shape), np.float32)
@@ -105,11 +105,11 @@ def cores() -> int:
 
 
 class Ours:
-    """A compiled step that goes on from its own result.
+    """A compiled step that continues from its own result.
 
     Attributes:
-        facts: seconds of tracing and of compiling, bytes of temporaries.
-        images: images of one call.
+        facts: seconds of tracing and compiling, bytes of temporaries.
+        images: images per call.
     """
 
     def __init__(self, workload: Workload):
@@ -144,14 +144,14 @@ class Ours:
         }
 
     def dispatch(self) -> None:
-        """Send one call."""
+        """Dispatch one call."""
         if self._donates:
             self._state, self._result = self._compiled(self._state, self._data)
         else:
             self._result = self._compiled(self._state, self._data)
 
     def wait(self) -> None:
-        """Wait for the last call, and so for all."""
+        """Wait for the last call, and thus for all."""
         jax.block_until_ready((self._state, self._result))
 
     def limits(self) -> dict[str, float]:

@@ -1,8 +1,8 @@
-"""A train step before there is a machine for it: sizes, operations, memory and compile time, and nothing runs.
+"""A train step planned before there is a machine for it: sizes, operations, memory and compile time; nothing runs.
 
-The step is compiled ahead of time from shapes, sharded over as many fake CPU devices as are planned for. What it takes
-and returns is the same on any machine; its temporaries are those of the CPU's compiler, and another compiler fuses,
-orders and pads differently.
+The step is compiled ahead of time from shapes, sharded over as many simulated CPU devices as planned. Its inputs and
+outputs are the same on any machine; its temporaries are those of the CPU compiler, and another compiler fuses, orders
+and pads differently.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ NOTE = (
 
 
 def plan(workload: Workload, devices: int = 1) -> dict[str, Any]:
-    """Plan the train step of a workload for ``devices`` devices, in a process that has so many fake ones.
+    """Plan the train step of a workload for ``devices`` devices, in a process with as many simulated ones.
 
     Returns:
         ``params``, ``batch_stats`` and ``macs`` (scalars, and multiply-adds of one image), ``flops_per_step`` (6 MACs
-        for each image, on all devices together), ``memory`` and ``split`` (bytes on one device) and
-        ``trace_seconds``, ``compile_seconds``.
+        for each image, on all devices together), ``memory`` and ``split`` (bytes on one device) and ``trace_seconds``,
+        ``compile_seconds``.
 
     Raises:
-        UsageError: a network that cannot be built, or a batch that the devices cannot share.
-        RunError: it cannot be compiled.
+        UsageError: for a network that cannot be built, or a batch that the devices cannot share.
+        RunError: if it cannot be compiled.
     """
     if devices < 1:
         raise UsageError(f"devices must be 1 or more, got {devices}")
@@ -118,10 +118,10 @@ def abstract_arguments(workload: Workload, mesh: Devices) -> tuple[TrainState, d
 
 
 def memory_of(compiled: Any) -> dict[str, int]:
-    """Return the bytes on one device of a compiled function.
+    """Return the memory of a compiled function on one device in bytes.
 
-    ``aliased`` is the part of the outputs that takes the place of donated arguments; ``peak`` is what is there at most:
-    arguments, outputs in places of their own, and all temporaries.
+    ``aliased`` is the part of the outputs that reuses donated arguments; ``peak`` is the maximum: arguments, outputs
+    with their own memory, and all temporaries.
     """
     stats = compiled.memory_analysis()
     memory = {
@@ -134,15 +134,15 @@ def memory_of(compiled: Any) -> dict[str, int]:
 
 
 def collectives_of(compiled: Any) -> dict[str, int]:
-    """Return how many collectives of each kind the text of a program has."""
+    """Return the number of collectives of each kind in the text of a program."""
     kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
     return dict(collections.Counter(re.findall(rf" ({kinds})(?:-start)?\(", compiled.as_text())))
 
 
 def split_of(state: TrainState, batch: dict[str, Any], temporaries: int) -> dict[str, int]:
-    """Return the bytes on one device by what they hold.
+    """Return the bytes on one device by content.
 
-    The gradients are estimated: as large as the parameters, and among the temporaries. What is left of those are
+    The gradients are estimated: as large as the parameters, and part of the temporaries. The rest of those are
     activations kept for the backward pass, and workspace.
     """
     named = {
@@ -161,7 +161,7 @@ def split_of(state: TrainState, batch: dict[str, Any], temporaries: int) -> dict
 
 
 def bytes_of(tree: Any) -> int:
-    """Return the bytes of all arrays, or shapes, of a tree; of those that lie cut over devices the part of one."""
+    """Return the bytes of all arrays, or shapes, of a tree; for those sharded over devices, the part of one."""
     return sum(math.prod(_part(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 

@@ -1,4 +1,4 @@
-"""The processor that a figure was measured on: its name, what it multiplies with, and the cores that may be used."""
+"""The processor that a figure was measured on: its name, its instruction sets, and the available cores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from resnet_jax.runtime.cache import cache_directory
 from resnet_jax.runtime.cxx.library import find_compiler
 from resnet_jax.runtime.files import write_whole
 
-#: Instruction sets that decide how fast a network is, by what Linux calls them; from the narrowest on.
+#: Instruction sets that determine the speed of a network, by their names in Linux; from the narrowest on.
 INSTRUCTIONS = {
     "avx2": "avx2",
     "fma": "fma",
@@ -31,9 +31,9 @@ INSTRUCTIONS = {
     "i8mm": "i8mm",
 }
 CPUINFO = Path("/proc/cpuinfo")
-#: What a comparison is held to: all that the processor has, or its AVX2.
+#: What a comparison is restricted to: everything that the processor has, or its AVX2.
 InstructionsChoice = Literal["native", "avx2"]
-#: A compiler for which the native processor is one with AVX2 and no AVX-512.
+#: A compiler for which the native processor has AVX2 and no AVX-512.
 AVX2_COMPILER = """#!{python}
 import os, sys
 words = ["-march=x86-64-v3" if word == "-march=native" else word for word in sys.argv[1:]]
@@ -42,13 +42,14 @@ os.execv({compiler!r}, [{compiler!r}, *words])
 
 
 def held_to(instructions: InstructionsChoice) -> dict[str, str]:
-    """Return the environment of processes that use no other instructions.
+    """Return the environment for processes that use no other instructions.
 
-    It holds our C++ (which has a cache of its own then), XLA, oneDNN, PyTorch, what torch.compile generates, and
-    OpenVINO's convolutions (oneDNN's), not what it has of its own (pooling, additions). ONNX Runtime cannot be held.
+    It restricts our C++ (which then has a cache of its own), XLA, oneDNN, PyTorch, what torch.compile generates, and
+    OpenVINO's convolutions (oneDNN's), but not OpenVINO's own kernels (pooling, additions). ONNX Runtime cannot be
+    restricted.
 
     Raises:
-        UsageError: the processor has no AVX2.
+        UsageError: if the processor has no AVX2.
     """
     if instructions == "native":
         return {}
@@ -68,13 +69,13 @@ def held_to(instructions: InstructionsChoice) -> dict[str, str]:
 
 
 def describe_processor(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Return ``name``, ``instructions`` (a list; None where the system does not say) and ``affinity`` (core numbers).
+    """Return ``name``, ``instructions`` (a list; None if not reported) and ``affinity`` (core numbers).
 
     Environment variables that keep a runtime from some of them (``XLA_FLAGS``, ``ATEN_CPU_CAPABILITY``,
     ``ONEDNN_MAX_CPU_ISA``, ``CXX``) are in ``limited``.
 
     Args:
-        environment: of the processes that are measured.
+        environment: environment of the measured processes.
     """
     name, instructions = platform.processor() or platform.machine(), None
     if CPUINFO.exists():
@@ -90,7 +91,7 @@ def describe_processor(environment: Mapping[str, str] = os.environ) -> dict[str,
 
 
 def processor_line(processor: dict[str, Any]) -> str:
-    """Return what :func:`describe_processor` found, in one line.
+    """Return the result of :func:`describe_processor` in one line.
 
     >>> found = {"name": "a CPU", "instructions": ["avx2", "fma"], "affinity": [0, 1, 2, 5], "limited": {}}
     >>> processor_line(found)

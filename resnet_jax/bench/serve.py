@@ -1,13 +1,13 @@
-"""One side of a comparison as a process: it prepares, then computes one timed round for each line on standard input.
+"""One side of a comparison as a process: it prepares, then computes one timed round per line on standard input.
 
     INTERPRETER serve.py SIDE.py '{...}'
 
-``SIDE.py`` defines ``prepare(spec) -> Side``. All sides are timed by this file, ours and the others', and by nothing
-else: it uses the standard library only and runs in any interpreter. Between rounds a side waits in a read and computes
-nothing; the CPU seconds it used meanwhile (threads that spin, say) are in its next answer.
+``SIDE.py`` defines ``prepare(spec) -> Side``. All sides, ours and the others', are timed by this file and by nothing
+else: it uses only the standard library and runs in any interpreter. Between rounds a side waits in a read and computes
+nothing; the CPU seconds it used meanwhile (for example by spinning threads) are in its next answer.
 
-Standard output carries one JSON object a line: ``{"ready": facts}`` or ``{"failed": reason}``, then an answer for each
-line that comes in, ``{"call": name, ...arguments}``: ``round`` is timed here, another name is a method of the side.
+Standard output contains one JSON object per line: ``{"ready": facts}`` or ``{"failed": reason}``, then an answer for
+each input line, ``{"call": name, ...arguments}``: ``round`` is timed here, any other name is a method of the side.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import time
 from typing import Any, Protocol, runtime_checkable
 
-#: Warm-up after the first step: at least so many steps, and so many seconds.
+#: Warm-up after the first step: minimum number of steps, and of seconds.
 WARM_STEPS, WARM_SECONDS = 2, 0.5
 
 
@@ -28,22 +28,22 @@ class Side(Protocol):
     """What ``prepare`` returns.
 
     Attributes:
-        facts: what there is to know before the first round; JSON.
-        images: images of one dispatch.
+        facts: what to know before the first round; JSON.
+        images: images per dispatch.
     """
 
     facts: dict[str, Any]
     images: int
 
     def dispatch(self) -> None:
-        """Send one step (or the several of one call) to the device."""
+        """Dispatch one step (or the several steps of one call) to the device."""
 
     def wait(self) -> None:
-        """Wait until everything that was sent is done."""
+        """Wait until everything dispatched is done."""
 
 
 class Clock:
-    """Times rounds of about equal length, whatever a step takes."""
+    """Times rounds of about equal length, however long a step takes."""
 
     def __init__(self, side: Side):
         """Run the first step and the warm-up."""
@@ -56,9 +56,9 @@ class Clock:
             steps, spent = steps + 1, spent + self._estimate
 
     def round(self, seconds: float) -> dict[str, float]:
-        """Run for about ``seconds``; the step before it, which finds cold caches, is not timed.
+        """Run for about ``seconds``; the step before it, with cold caches, is not timed.
 
-        The CPU seconds are those of all threads of this process, threads that wait in a loop included.
+        The CPU seconds are those of all threads of this process, including threads that wait in a loop.
         """
         self._time(1)
         count = max(1, round(seconds / self._estimate))

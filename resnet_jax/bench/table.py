@@ -8,7 +8,7 @@ from typing import Any
 from resnet_jax.bench.processor import processor_line
 
 MIB = 2**20
-#: Columns of a terminal that plans are made for, and a space at which no line of them is broken.
+#: Columns of the terminal that plans are formatted for, and a space at which lines are not broken.
 WIDTH, JOINED = 100, "\N{NO-BREAK SPACE}"
 NAMES = {
     "ours": "resnet_jax",
@@ -89,7 +89,7 @@ def plan_table(result: dict[str, Any]) -> str:
 
 
 def in_columns(text: str) -> str:
-    """Return a text in lines of at most :data:`WIDTH` columns; what goes on is set in, below the text of a table."""
+    """Return a text in lines of at most :data:`WIDTH` columns; continuation lines are indented like the table."""
     lines = []
     for line in text.splitlines():
         below = " " * (15 if line[:1].strip() and line[:15].endswith("  ") else 2)
@@ -100,5 +100,5 @@ def in_columns(text: str) -> str:
 
 
 def _placed(result: dict[str, Any]) -> str:
-    cut = f", the state cut over {result['fsdp_devices']} devices" if result["placement"] == "fsdp" else ""
+    cut = f", the state sharded over {result['fsdp_devices']} devices" if result["placement"] == "fsdp" else ""
     return cut + (", plain forms" if result["forms"] == "plain" else "")

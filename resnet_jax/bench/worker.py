@@ -1,4 +1,4 @@
-"""A process that computes when it is asked to; see :mod:`resnet_jax.bench.serve` for what it runs."""
+"""A process that computes on request; see :mod:`resnet_jax.bench.serve` for what it runs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 
 SERVE = Path(__file__).with_name("serve.py")
 
-#: A side must be compiled and warm after so many seconds.
+#: Seconds within which a side must be compiled and warm.
 START_SECONDS = 1800.0
-#: A round lasts seconds; a side that has not answered after so many is stuck.
+#: A round lasts seconds; a side that has not answered after this many is stuck.
 ANSWER_SECONDS = 600.0
 
 
@@ -26,11 +26,11 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """One side. Use it as a context: its process ends with the block.
+    """One side. Use it as a context manager: its process ends with the block.
 
     Args:
-        interpreter: the Python to run it.
-        file: defines ``prepare(spec)``.
+        interpreter: the Python interpreter to run it.
+        file: a file that defines ``prepare(spec)``.
         spec: JSON.
         environment: added to this process's own.
     """
@@ -69,7 +69,7 @@ class Worker:
         """Wait until it is compiled and warm; return its facts.
 
         Raises:
-            WorkerError: it cannot be, or takes longer than ``timeout`` seconds.
+            WorkerError: if it cannot be, or takes longer than ``timeout`` seconds.
         """
         reply = self._answer(timeout, "to compile and warm up")
         if "failed" in reply:
@@ -77,10 +77,10 @@ class Worker:
         return reply["ready"]
 
     def call(self, name: str, **arguments: Any) -> dict[str, Any]:
-        """Let it compute, and return the answer.
+        """Make it compute, and return the answer.
 
         Raises:
-            WorkerError: it ended, or does not answer.
+            WorkerError: if it ended, or does not answer.
         """
         assert self._process.stdin is not None
         try:

@@ -1,4 +1,4 @@
-"""What is measured: a network, a batch and how it is computed; and the same network in words another framework has."""
+"""What is measured: a network, a batch and how it is computed; and the same network in terms of other frameworks."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Workload:
     """One step of one network.
 
     Attributes:
-        model: the network. Where its dtype is left open it is bfloat16 on an accelerator, float32 on the CPU.
-        batch: images of one step, on all devices together.
-        mode: ``train``, or ``infer``: the forward pass in evaluation mode, batch norm folded.
-        image_size: side in pixels; None takes the network's own.
+        model: the network. If its dtype is not set, it is bfloat16 on an accelerator and float32 on the CPU.
+        batch: images per step, on all devices together.
+        mode: ``train``, or ``infer``: the forward pass in evaluation mode, with batch norm folded.
+        image_size: side in pixels; None for the network's own.
         steps_per_dispatch: train steps inside one compiled call.
-        accumulate: micro-batches of a train step.
-        placement: how the state lies on several devices, as ``train.placement``.
-        fsdp_devices: over how many it is cut, as ``train.fsdp_devices``.
+        accumulate: micro-batches per train step.
+        placement: placement of the state on several devices, as ``train.placement``.
+        fsdp_devices: number of devices to shard it over, as ``train.fsdp_devices``.
         forms: how operations are computed, as ``train.forms``.
     """
 
@@ -52,7 +52,7 @@ class Workload:
         """Build the network.
 
         Raises:
-            UsageError: unknown name, or choices that do not go together.
+            UsageError: for an unknown name, or incompatible choices.
         """
         return ResNet(self.model.config())
 
@@ -74,7 +74,7 @@ class Workload:
         return (side,) * config.spatial_dims + (config.in_channels,)
 
 
-#: Choices that the networks of the other frameworks have too.
+#: Choices that the networks of the other frameworks support too.
 SHARED = ("stage_sizes", "widths", "block", "stem", "shortcut", "stride_in", "num_classes", "in_channels")
 #: Choices that change neither the arithmetic nor the number of parameters of such a network.
 FREE = (
@@ -94,13 +94,13 @@ FREE = (
 
 
 def peer_network(config: ResNetConfig) -> dict[str, Any]:
-    """Return the network as arguments for the other frameworks' side, or refuse it.
+    """Return the network as arguments for the other frameworks' side, or reject it.
 
     They build what He et al. (2016) describe: basic blocks and bottlenecks in post-activation order with batch norm,
     the CIFAR and the ImageNet stem, shortcuts A and B; in float32 or bfloat16.
 
     Raises:
-        UsageError: with the choices that they do not have.
+        UsageError: for choices that they do not support; lists them.
 
     >>> peer_network(ResNetConfig((3, 3, 3), (16, 32, 64), stem="cifar", shortcut="A", num_classes=10))["shortcut"]
     'A'

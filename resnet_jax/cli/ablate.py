@@ -1,4 +1,4 @@
-"""``resnet-jax ablate RECIPE``: the same training under many choices and seeds, into one table."""
+"""``resnet-jax ablate RECIPE``: train a recipe under many choices and seeds, and collect the results in one table."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ class AblateOptions:
     """Options of ``ablate``."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
-    """What all cells share. A comma list on an option of one value, as --model.norm batch,group,none, is an axis."""
+    """The configuration that all cells share. A comma-separated list on a single-valued option, such as --model.norm
+    batch,group,none, becomes an axis of the ablation."""
     seeds: str = "3"
-    """How many seeds (5: the seeds 0 to 4), or which (3,7; a comma at the end makes a list of one: 7,)."""
+    """The number of seeds (5 means seeds 0 to 4), or a comma-separated list of seeds (3,7; write 7, for a single
+    seed)."""
     agc: str | None = None
-    """Adaptive gradient clipping: off, on (the recipe's optim.agc, or 0.01) or strengths; a comma list is an axis."""
+    """Adaptive gradient clipping: off, on (the recipe's optim.agc, or 0.01), or a strength. A comma-separated list
+    becomes an axis."""
     cells: Path | None = None
-    """YAML file of named cells, 'name: {dotted option: value}', crossed with the axes."""
+    """A YAML file of named cells, 'name: {dotted option: value}', which are crossed with the axes."""
     out: Path | None = None
-    """Where it goes (default: runs/ablate-RECIPE-HASH; the same command goes on in the same directory)."""
+    """The output directory (default: runs/ablate-RECIPE-HASH). Run the same command again to resume."""
     skip_incompatible: bool = False
-    """Record cells that cannot be built in the table, with the reason, and train the others; else stop before all."""
+    """Record cells that cannot be built in the table, with the reason, and train the rest. By default, such a cell
+    stops the ablation before anything is trained."""
     members_at_once: int | None = None
-    """Seeds trained together at most, to fit into memory (default: all seeds of a cell in one program)."""
+    """The maximum number of seeds to train together, to limit memory (default: all seeds of a cell in one program)."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
@@ -44,7 +48,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         AblateOptions,
         rest,
         verb=f"ablate {recipe.name}",
-        about=f"Train every combination of choices with several seeds. {recipe.about}",
+        about=f"Train every combination of choices with several seeds, and tabulate the results. {recipe.about}",
         default=AblateOptions(config=recipe.config),
     )
     require_recipe(options.config, recipe)
@@ -73,7 +77,8 @@ def run(argv: list[str]) -> dict[str, Any]:
 
 
 def split_axes(argv: list[str]) -> tuple[list[Axis], list[str]]:
-    """Take the comma lists on options of one value out of the arguments; return the axes and what is left.
+    """Separate comma-separated lists on single-valued options from the other arguments; return the axes and the
+    remaining arguments.
 
     >>> split_axes(["--model.norm", "batch,none", "--train.epochs=3", "--optim.learning-rate=0.1,0.2"])[1]
     ['--train.epochs=3']

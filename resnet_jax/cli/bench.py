@@ -1,4 +1,4 @@
-"""``resnet-jax bench train | infer | compile | data``: speed, compile time, and input pipelines."""
+"""``resnet-jax bench train | infer | compile | data``: measure speed, compile time and input pipelines."""
 
 from __future__ import annotations
 
@@ -21,33 +21,34 @@ class SpeedOptions:
     """Options of ``bench train`` and ``bench infer``."""
 
     network: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NETWORK")]
-    """The network, as `resnet-jax models` names it."""
+    """The network, by a name that `resnet-jax models` lists."""
     batch: int
-    """Images of a step."""
+    """Images per step."""
     image_size: int | None = None
-    """Side of the images in pixels (default: the network's own)."""
+    """Side of the images in pixels (default: the network's own size)."""
     model: ModelChanges = dataclasses.field(default_factory=ModelChanges)
-    """What is changed of the named network; --dtype, --execution and --remat are short for --model.dtype, ... (default
+    """Changes to the named network. --dtype, --execution and --remat are short for --model.dtype and so on (default
     dtype: bfloat16 on an accelerator, float32 on the CPU)."""
     steps_per_dispatch: int = 1
-    """Train steps inside one compiled call: a scan over as many batches of float images that lie on the device."""
+    """Steps per compiled call: a scan over this many batches of float images that are resident on the device."""
     against_python: Path | None = None
-    """An interpreter that has torch: also measure PyTorch (eager, torch.compile) and plain Flax, in alternation; for
-    inference torch.compile with freezing too, and ONNX Runtime and OpenVINO where it has onnx and those."""
+    """A Python interpreter that has torch. PyTorch (eager and torch.compile) and plain Flax are then measured too,
+    alternating with ours; for inference also torch.compile with freezing, and ONNX Runtime and OpenVINO where that
+    interpreter has onnx and those packages."""
     against: tuple[str, ...] = ()
-    """Which others take part (default: all): torch, torch_compile, flax, and for inference torch_frozen, onnxruntime,
-    openvino."""
+    """The other implementations to measure (default: all): torch, torch_compile, flax, and for inference torch_frozen,
+    onnxruntime, openvino."""
     torch_compile_mode: str = "default"
-    """Mode of torch.compile: default, reduce-overhead (CUDA graphs), max-autotune."""
+    """Mode of torch.compile: default, reduce-overhead (CUDA graphs) or max-autotune."""
     rounds: int = 9
-    """Turns of every side; the figures are medians over them."""
+    """Number of turns each implementation gets; the reported figures are medians over them."""
     seconds: float = 2.0
-    """Length of a turn."""
+    """Length of a turn in seconds."""
     start_seconds: float = 1800.0
-    """How long a side may take to compile before it is left out."""
+    """Seconds an implementation may take to compile before it is left out."""
     isa: Literal["native", "avx2"] = "native"
-    """avx2 holds XLA, our C++, PyTorch and oneDNN to AVX2 on a processor that has AVX-512 too (ONNX Runtime cannot be
-    held)."""
+    """The instruction set. avx2 restricts XLA, our C++, PyTorch and oneDNN to AVX2 on a processor that also has AVX-512
+    (ONNX Runtime cannot be restricted)."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
@@ -56,32 +57,32 @@ class CompileOptions:
     """Options of ``bench compile``."""
 
     networks: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NETWORK ...")]
-    """Networks, as `resnet-jax models` names them; ratios are over the first."""
+    """Networks, by names that `resnet-jax models` lists. Ratios are relative to the first."""
     batch: int
-    """Images of a step."""
+    """Images per step."""
     image_size: int | None = None
-    """Side of the images in pixels (default: the network's own)."""
+    """Side of the images in pixels (default: the network's own size)."""
     model: ModelChanges = dataclasses.field(default_factory=ModelChanges)
-    """What is changed of the named network; --dtype, --execution and --remat are short for --model.dtype, ... (default
+    """Changes to the named networks. --dtype, --execution and --remat are short for --model.dtype and so on (default
     dtype: bfloat16 on an accelerator, float32 on the CPU)."""
     steps_per_dispatch: int = 1
-    """As for bench train: a scan over as many batches of float images."""
+    """Train steps per compiled call, as in bench train: a scan over this many batches of float images."""
     warm: bool = True
-    """Also measure the first step of a process that finds its compilation in a cache."""
+    """Also measure the time to the first step of a process that finds the compiled program in a cache."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 #: Sub-verb -> what it measures.
 VERBS = {
-    "train": "MODEL: images a second of the train step",
-    "infer": "MODEL: images a second of inference with batch norm folded",
-    "compile": "MODEL...: seconds to compile the train step, and to the first step of a fresh process",
-    "data": "examples a second of input pipelines, against OpenCV alone, Grain, PyTorch and tf.data",
+    "train": "MODEL: throughput of the train step",
+    "infer": "MODEL: throughput of inference with batch norm folded",
+    "compile": "MODEL...: time to compile the train step, and to the first step of a fresh process",
+    "data": "throughput of input pipelines, against OpenCV alone, Grain, PyTorch and tf.data",
 }
 
 
 def run(argv: list[str]) -> dict[str, Any] | None:
-    """Measure, and return the figures."""
+    """Run the measurement and return the figures."""
     argv = flags_last(argv)
     if asks_for_help(argv):
         print(list_verbs("bench", VERBS, ""))
@@ -103,8 +104,8 @@ def run(argv: list[str]) -> dict[str, Any] | None:
 
 def _speed(mode: Literal["train", "infer"], argv: list[str]) -> dict[str, Any]:
     about = {
-        "train": "Images a second of the compiled train step, on random data that lies on the device.",
-        "infer": "Images a second of inference with batch norm folded, on random data that lies on the device.",
+        "train": "Measure the throughput of the compiled train step, on random data resident on the device.",
+        "infer": "Measure the throughput of inference with batch norm folded, on random data resident on the device.",
     }[mode]
     options = parse(SpeedOptions, argv, verb=f"bench {mode}", about=about, short=HOW_COMPUTED)
     require_networks(options.network)
@@ -131,7 +132,7 @@ def _speed(mode: Literal["train", "infer"], argv: list[str]) -> dict[str, Any]:
 
 
 def _compile(argv: list[str]) -> dict[str, Any]:
-    about = "Seconds to compile the train step, each network in a fresh process, and from there to its first step."
+    about = "Measure the time to compile the train step, and to the first step, of each network in a fresh process."
     options = parse(CompileOptions, argv, verb="bench compile", about=about, short=HOW_COMPUTED)
     require_networks(*options.networks)
     from resnet_jax.bench.cold import compile_models

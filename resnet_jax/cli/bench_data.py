@@ -1,4 +1,4 @@
-"""``resnet-jax bench data``: examples a second of input pipelines, ours and others', in turns."""
+"""``resnet-jax bench data``: compare the throughput of our input pipelines with others, in alternating turns."""
 
 from __future__ import annotations
 
@@ -18,32 +18,34 @@ class DataOptions:
     """Options of ``bench data``."""
 
     kind: Literal["imagenet", "cifar", "mnist"] = "imagenet"
-    """imagenet: decode, random resized crop of 224, flip, batch. cifar (32 x 32 RGB), mnist (28 x 28 grey): decode and
-    batch."""
+    """The workload. imagenet: decode, random resized crop to 224, flip and batch. cifar (32 x 32 RGB) and mnist (28 x
+    28 gray): decode and batch."""
     images: Path | None = None
-    """A folder with one folder of images a class (default: samples of the kind, made for it)."""
+    """A folder with one subfolder of images per class (default: generated samples of the chosen kind)."""
     records: bool = False
-    """Put the images into one file first: an ArrayRecord for us, a TFRecord of the same bytes for TensorFlow."""
+    """First pack the images into one file: an ArrayRecord for our pipelines, a TFRecord with the same bytes for
+    TensorFlow."""
     batch: int = 32
-    """Examples of a batch."""
+    """Examples per batch."""
     threads: int = 2
-    """Threads of a side, or worker processes."""
+    """Threads, or worker processes, of each pipeline."""
     rounds: int = 5
-    """Turns of every side; the figures are medians over them."""
+    """Number of turns each pipeline gets; the reported figures are medians over them."""
     seconds: float = 2.0
-    """Length of a turn."""
+    """Length of a turn in seconds."""
     sides: tuple[str, ...] = ()
-    """Of ours: threads, workers, bare (OpenCV alone), grain, streamed, memory, resident (default: those that fit)."""
+    """Which of our pipelines to measure: threads, workers, bare (OpenCV alone), grain, streamed, memory, resident
+    (default: those that apply)."""
     against_python: Path | None = None
-    """An interpreter that has torch and torchvision: also measure DataLoader."""
+    """A Python interpreter that has torch and torchvision, to measure DataLoader too."""
     tensorflow_python: Path | None = None
-    """An interpreter that has tensorflow: also measure tf.data."""
+    """A Python interpreter that has tensorflow, to measure tf.data too."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Measure, and return the figures."""
-    about = "Examples a second of input pipelines, each in a process of its own, in turns."
+    """Run the measurement and return the figures."""
+    about = "Measure the throughput of input pipelines, each in its own process, in alternating turns."
     options = parse(DataOptions, argv, verb="bench data", about=about)
     from resnet_jax.bench.data_compare import DataWorkload, compare_data, data_table
 

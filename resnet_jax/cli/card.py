@@ -1,4 +1,4 @@
-"""``resnet-jax card RUN_DIR``: a model card, as Markdown and as a page."""
+"""``resnet-jax card RUN_DIR``: write a model card as Markdown and as an HTML page."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ class CardOptions:
     """Options of ``card``."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
-    """The run directory, or a name that `weights list` lists."""
+    """A run directory, or a name from `weights list`."""
     out: Path | None = None
-    """The folder to write README.md, report.html and card.json to (default: card in the run directory; of weights by
-    name card-NAME here)."""
+    """The folder for README.md, report.html and card.json (default: card in the run directory, or card-NAME in the
+    current directory for published weights)."""
     split: str = "test"
-    """The split that the figures are of; of another source, its own, or all."""
+    """The split to report figures for. With --source, a split of that source, or all."""
     source: str | None = None
-    """Images in place of the run's own, such as npz:PATH or folder:PATH, as eval --data.source."""
+    """Images to evaluate instead of the run's own, such as npz:PATH or folder:PATH; as --data.source of eval."""
     val_source: str | None = None
-    """Images to fit the temperature on, in place of the run's own validation images."""
+    """Images to fit the temperature on, instead of the run's own validation images."""
     licence: str = ""
-    """Licence of the weights, as the hub writes it (apache-2.0, cc-by-4.0, ...)."""
+    """License of the weights, as a model hub spells it (apache-2.0, cc-by-4.0, ...)."""
     forms: tuple[Path, ...] = ()
-    """Exported files to measure too, beside those that lie in the run directory."""
+    """Exported files to measure, in addition to those in the run directory."""
     depth: bool = True
-    """Measure signals and gradients through depth, on images of the run's own training or of --source."""
+    """Measure signals and gradients through depth, on the run's own training images or those of --source."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Write the card; return its figures."""
-    options = parse(CardOptions, argv, verb="card", about="Write a model card: figures with intervals, calibration.")
+    """Write the card and return its figures."""
+    options = parse(CardOptions, argv, verb="card", about="Write a model card with intervals and calibration.")
     path = existing_run(options.run_dir)
     from resnet_jax.deploy.card.facts import measure
     from resnet_jax.deploy.card.write import write_card

@@ -1,4 +1,4 @@
-"""``resnet-jax checkpoints RUN_DIR``: the checkpoints of a run, and whether they are what was written."""
+"""``resnet-jax checkpoints RUN_DIR``: list the checkpoints of a run and verify that they are undamaged."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ class CheckpointsOptions:
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
     """The run directory."""
     verify: bool = False
-    """Compare every file with the digests that were written with it; exit status 1 if one is damaged."""
+    """Compare every file with the digests that were stored with it. The exit status is 1 if any checkpoint is
+    damaged."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 ABOUT = (
-    "Lists the checkpoints of a run: kind, step, metric, size, age and state (complete, damaged, unfinished, set "
-    "aside, or of an older or later format). Nothing is changed; a run that resumes sets damaged ones aside by itself."
+    "List the checkpoints of a run: kind, step, metric, size, age and state (complete, damaged, unfinished, set "
+    "aside, or of an older or later format). Nothing is changed: damaged checkpoints are set aside when a run resumes."
 )
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Print the list and return it.
+    """Print the list of checkpoints and return it.
 
     Raises:
-        CheckError: with ``--verify``, one is damaged; it carries the list.
+        CheckError: with ``--verify``, if a checkpoint is damaged; it carries the list.
     """
     options = parse(CheckpointsOptions, argv, verb="checkpoints", about=ABOUT)
     import time
@@ -48,8 +49,8 @@ def run(argv: list[str]) -> dict[str, Any]:
     result = as_json(found)
     if options.verify and result["damaged"]:
         raise CheckError(
-            f"{result['damaged']} of {len(found)} checkpoints in {options.run_dir} are damaged; what reads them uses "
-            "others, and the run sets them aside when it resumes",
+            f"{result['damaged']} of {len(found)} checkpoints in {options.run_dir} are damaged; other checkpoints "
+            "are used instead, and the run sets the damaged ones aside when it resumes",
             result,
         )
     return result

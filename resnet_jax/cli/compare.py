@@ -1,4 +1,4 @@
-"""``resnet-jax compare RUN ...``: runs side by side, and which differ by more than their seeds do."""
+"""``resnet-jax compare RUN ...``: compare runs side by side, and show which differ by more than their seeds do."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ class CompareOptions:
     """Options of ``compare``."""
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...")]
-    """Run directories, finished or not. Those of one configuration but for the seed make one row."""
+    """Run directories, finished or not. Runs whose configurations differ only in the seed form one row."""
     out: Path | None = None
-    """Write report.html (a page that needs no other file), its figures, runs.csv and curves.csv into this folder."""
+    """Write report.html (a self-contained page), its figures, runs.csv and curves.csv to this folder."""
     metric: str | None = None
-    """What is compared, such as macro_f1 or loss (default: the headline of the task)."""
+    """The metric to compare, such as macro_f1 or loss (default: the task's headline metric)."""
     group_by: Annotated[tuple[str, ...], tyro.conf.arg(metavar="OPTION ...")] = ()
-    """Options that make a row each value, such as model.norm; others may then differ within a row (default: all)."""
+    """Options whose values define the rows, such as model.norm. Other options may then differ within a row (default:
+    all options)."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 ABOUT = (
-    "Runs side by side: what differs in their configurations, how far they are, test and validation results, mean and "
-    "standard deviation over seeds. Differences are tested by Student's t: paired where two rows have the same seeds, "
-    "else by Welch's test."
+    "Compare runs side by side: configurations, progress, test and validation results, mean and standard deviation "
+    "over seeds. Differences are tested with Student's t-test, paired if two rows have the same seeds, and with "
+    "Welch's test otherwise."
 )
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Print the table and the differences; return them."""
+    """Print the table and the differences, and return them."""
     options = parse(CompareOptions, argv, verb="compare", about=ABOUT)
     for path in options.runs:
         if not path.is_dir():

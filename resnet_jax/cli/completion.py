@@ -1,6 +1,6 @@
-"""``resnet-jax completion SHELL``: a script that completes verbs, options, their values, networks and recipes.
+"""``resnet-jax completion SHELL``: print a script that completes verbs, options, their values, networks and recipes.
 
-The script holds all words, so that completing starts no process: it is made again when the package changes.
+The script contains every word, so completion starts no process. Generate it again after updating the package.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from resnet_jax.cli.options import Common, asked_for, option_flags, parse
 from resnet_jax.fields import choices_of
 
 Shell = Literal["bash", "zsh", "fish"]
-#: Verbs whose first word is a network, or a recipe; of others files are completed.
+#: Verbs whose first argument is a network or a recipe; the other verbs complete file names.
 NETWORKS = ("models", "summary", "plan", "bench train", "bench infer", "bench compile", "depth profile", "depth check",
             "depth jacobian", "depth lesion")  # fmt: skip
 RECIPES = ("train", "ablate", "search", "lr-range", "recipes", "data show")
@@ -35,8 +35,8 @@ class CompletionOptions:
 
 
 ABOUT = (
-    'Print a script that completes words. bash: eval "$(resnet-jax completion bash)" in ~/.bashrc, or write it to '
-    "~/.local/share/bash-completion/completions/resnet-jax. zsh: the same eval in ~/.zshrc. fish: resnet-jax "
+    'Print a shell completion script. bash: put eval "$(resnet-jax completion bash)" into ~/.bashrc, or write it to '
+    "~/.local/share/bash-completion/completions/resnet-jax. zsh: put the same eval into ~/.zshrc. fish: resnet-jax "
     "completion fish > ~/.config/fish/completions/resnet-jax.fish"
 )
 
@@ -52,7 +52,7 @@ def run(argv: list[str]) -> None:
 
 
 def commands() -> Iterator[tuple[str, dict[str, tuple[str, ...]]]]:
-    """Yield every verb, with the verb below it if it has some, and its options: flag -> values that are listed."""
+    """Yield every verb, with its sub-verb if it has any, and its options: flag -> the values it lists."""
     from resnet_jax.cli.main import VERBS
 
     for verb in VERBS:
@@ -68,7 +68,7 @@ def commands() -> Iterator[tuple[str, dict[str, tuple[str, ...]]]]:
 
 
 def _words() -> tuple[dict[str, list[str]], list[str], list[str]]:
-    """Return the verbs below each verb that has some, networks and recipes."""
+    """Return the sub-verbs of each verb that has any, the networks and the recipes."""
     from resnet_jax.cli.main import VERBS
     from resnet_jax.models.zoo import list_models
     from resnet_jax.runs.recipes import list_recipes
@@ -82,7 +82,7 @@ def _words() -> tuple[dict[str, list[str]], list[str], list[str]]:
 
 
 def bash_script() -> str:
-    """Return the script for bash, and for zsh with its ``bashcompinit``."""
+    """Return the script for bash, and for zsh through its ``bashcompinit``."""
     from resnet_jax.cli.main import VERBS
 
     below, networks, recipes = _words()
@@ -140,7 +140,7 @@ def _quoted(words: typing.Iterable[str]) -> list[str]:
 
 
 def fish_script() -> str:
-    """Return the script for fish: a line for every option."""
+    """Return the script for fish, which has one line per option."""
     from resnet_jax.cli.main import VERBS
 
     below, networks, recipes = _words()

@@ -1,4 +1,4 @@
-"""``resnet-jax data check | convert | prepare``: data sets as files, looked at, copied and prepared."""
+"""``resnet-jax data check | show | convert | prepare``: check, draw, copy and prepare data sets."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 from resnet_jax.cli.options import asks_for_help, flags_last, list_verbs
 from resnet_jax.errors import UsageError, unknown
 
-#: Sub-verb -> what it does; each is a module ``data_NAME`` beside this one, with ``run(argv)``.
+#: Sub-verb -> what it does. Each is a module ``data_NAME`` beside this one, with ``run(argv)``.
 VERBS = {
-    "check": "SOURCE: what is in a data set, cannot be read, is in it twice; exit status 1 if it did not pass",
-    "convert": "SOURCE OUT.array_record: a copy of any data set as one file, for speed",
-    "show": "RECIPE, RUN_DIR or SOURCE: a picture of examples, as stored and as the network sees them",
-    "prepare": "NAME: a set of TensorFlow Datasets, downloaded or from files that are here, prepared for tfds:NAME",
+    "check": "SOURCE: report contents, unreadable examples and duplicates; exit status 1 on failure",
+    "convert": "SOURCE OUT.array_record: copy any data set into one file, for speed",
+    "show": "RECIPE, RUN_DIR or SOURCE: draw examples, as stored and as the network sees them",
+    "prepare": "NAME: prepare a TensorFlow Datasets set for tfds:NAME, by download or from local files",
 }
 
 
 def run(argv: list[str]) -> dict[str, Any] | None:
-    """Do it, and return what was found or written."""
+    """Run a sub-verb and return what it found or wrote."""
     argv = flags_last(argv)
     if asks_for_help(argv):
-        print(list_verbs("data", VERBS, "SOURCE is written as data.source is: folder:PATH, npz:PATH, tfds:NAME, ...\n"))
+        print(list_verbs("data", VERBS, "SOURCE is written as in data.source: folder:PATH, npz:PATH, tfds:NAME, ...\n"))
         return None
     if not argv or argv[0].startswith("-"):
         listed = ", ".join(VERBS)

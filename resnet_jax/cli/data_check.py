@@ -1,4 +1,4 @@
-"""``resnet-jax data check SOURCE``: what is in a data set, what is wrong with it, and what is in it twice."""
+"""``resnet-jax data check SOURCE``: report what a data set contains, what is wrong with it, and what is duplicated."""
 
 from __future__ import annotations
 
@@ -22,42 +22,44 @@ class CheckOptions:
     """Options of ``data check``."""
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
-    """The data set, as data.source names it (folder:PATH, voc:PATH, wav:PATH, ...), or a path, whose kind is found."""
+    """The data set, in the syntax of data.source (folder:PATH, voc:PATH, wav:PATH, ...), or a path whose kind is
+    detected."""
     strict: bool = False
-    """Fail for near duplicates in two splits too, and for equal inputs with different labels."""
+    """Also fail on near duplicates across splits and on identical inputs with different labels."""
     near: Annotated[int, Interval(ge=0, le=16)] = NEAR
-    """Bits of 64 in which the hashes of near duplicates may differ."""
+    """The maximum number of bits, out of 64, in which the hashes of near duplicates may differ."""
     likeness: Share = LIKENESS
-    """Correlation that their small grey images have at least."""
+    """The minimum correlation between the grayscale thumbnails of near duplicates."""
     pixels: Pixels = "uint8"
-    """As data.pixels."""
+    """How image files are read; see data.pixels."""
     orientation: Orientation = "stored"
-    """As data.orientation."""
+    """How image orientation is handled; see data.orientation."""
     class_pattern: str | None = None
-    """As data.class_pattern."""
+    """How the class is found in file names; see data.class_pattern."""
     class_list: str | None = None
-    """As data.class_list."""
+    """A file that lists the classes; see data.class_list."""
     signal_length: AtLeast1 | None = None
-    """As data.signal_length."""
+    """The length that signals are brought to; see data.signal_length."""
     void_value: AtLeast0 | None = None
-    """As data.void_value."""
+    """The mask value that stands for no class; see data.void_value."""
     threads: AtLeast1 | None = None
-    """That decode (default: one a processor)."""
+    """Decoding threads (default: one per processor)."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 ABOUT = (
-    "Reads every example once: examples of each class and split, sizes and formats, mean and deviation, what cannot be "
-    "read, what is there twice or nearly so, within and across splits. Exit status 1 if something cannot be read or "
-    "lies in two splits; with --strict also for near duplicates in two splits and equal inputs with different labels."
+    "Read every example once and report: examples per class and split, sizes and formats, mean and standard deviation, "
+    "unreadable examples, and duplicates and near duplicates within and across splits. The exit status is 1 if an "
+    "example cannot be read or appears in two splits; with --strict also for near duplicates in two splits and for "
+    "identical inputs with different labels."
 )
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Check, print the report and return it.
+    """Check the data set, print the report and return it.
 
     Raises:
-        CheckError: something cannot be read, or lies in two splits; it carries the report.
+        CheckError: if something cannot be read or appears in two splits; it carries the report.
     """
     options = parse(CheckOptions, argv, verb="data check", about=ABOUT)
     check_fields(options)

@@ -1,4 +1,4 @@
-"""``resnet-jax data convert SOURCE OUT.array_record``: a copy of any data set as one file for random access."""
+"""``resnet-jax data convert SOURCE OUT.array_record``: copy any data set into one file for random access."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ class ConvertOptions:
     """Options of ``data convert``."""
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
-    """The data set, as data.source names it: folder:PATH, npz:PATH, manifest:PATH, tfds:NAME, digits, ..."""
+    """The data set, in the syntax of data.source: folder:PATH, npz:PATH, manifest:PATH, tfds:NAME, digits, ..."""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-    """The file to write; array_record:OUT then opens it."""
+    """The file to write. Open it with array_record:OUT."""
     class_pattern: str | None = None
-    """As data.class_pattern."""
+    """How the class is found in file names; see data.class_pattern."""
     class_list: str | None = None
-    """As data.class_list."""
+    """A file that lists the classes; see data.class_list."""
     signal_length: AtLeast1 | None = None
-    """As data.signal_length."""
+    """The length that signals are brought to; see data.signal_length."""
     void_value: AtLeast0 | None = None
-    """As data.void_value."""
+    """The mask value that stands for no class; see data.void_value."""
     threads: AtLeast1 = 4
     """Threads that read the source."""
     overwrite: bool = False
-    """Replace OUT if it is there."""
+    """Replace OUT if it exists."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 ABOUT = (
-    "Copies all splits of a data set, with labels and class names, into one ArrayRecord file. Image files are copied "
-    "byte for byte: how they are decoded (data.pixels, data.orientation, channels) is said when the copy is opened."
+    "Copy all splits of a data set, with labels and class names, into one ArrayRecord file. Image files are copied "
+    "byte for byte; how to decode them (data.pixels, data.orientation, channels) is decided when the copy is opened."
 )
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Copy, and return what was written."""
+    """Copy the data set and return what was written."""
     options = parse(ConvertOptions, argv, verb="data convert", about=ABOUT)
     check_fields(options)
     from resnet_jax.data.convert import convert

@@ -1,4 +1,4 @@
-"""``resnet-jax data prepare NAME``: a set of TensorFlow Datasets on this disk, so that ``tfds:NAME`` opens it."""
+"""``resnet-jax data prepare NAME``: prepare a TensorFlow Datasets set on this disk, so that ``tfds:NAME`` opens it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ class PrepareOptions:
     """Options of ``data prepare``."""
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
-    """The set, as TensorFlow Datasets names it: mnist, cifar10, imagenet2012, imagenette/160px-v2, ..."""
+    """The name in TensorFlow Datasets: mnist, cifar10, imagenet2012, imagenette/160px-v2, ..."""
     data_dir: Path | None = None
-    """Where sets lie (default: what TFDS_DATA_DIR says, else ~/tensorflow_datasets)."""
+    """The directory that holds prepared data sets (default: TFDS_DATA_DIR if set, else ~/tensorflow_datasets)."""
     source: str | None = None
-    """Take the examples from this data set instead of downloading: folder:PATH, npz:PATH, any data.source. --from is
-    short for it."""
+    """Take the examples from this data set instead of downloading them: folder:PATH, npz:PATH or any other data.source.
+    --from is short for it."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 ABOUT = (
-    "Downloads a set with TensorFlow Datasets and prepares it in the format that is read at random, or does it from "
-    "files that you have (--from). TensorFlow is needed only where the set's own code needs it, and reading never does."
+    "Download a data set with TensorFlow Datasets and prepare it in a random-access format, or prepare it from files "
+    "that you have (--from). TensorFlow is needed only if the data set's own code needs it, and never for reading."
 )
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Prepare, and return where it lies."""
+    """Prepare the data set and return where it is."""
     options = parse(PrepareOptions, argv, verb="data prepare", about=ABOUT, short={"--from": "--source"})
     from resnet_jax.data.prepare import prepare
 

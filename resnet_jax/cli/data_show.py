@@ -1,4 +1,4 @@
-"""``resnet-jax data show RECIPE | RUN_DIR | SOURCE``: a contact sheet of what the network sees."""
+"""``resnet-jax data show RECIPE | RUN_DIR | SOURCE``: draw a contact sheet of what the network sees."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from resnet_jax.report.text import say, working
 from resnet_jax.runs.config import DataConfig
 
 ABOUT = (
-    "Writes a picture of examples. Of a recipe (by name or as a YAML file) or a run directory each is drawn as it is "
-    "stored and, beside it, as the network sees it in training: the transforms on host and device with the run's own "
-    "draws, labels, masks and boxes as they come out. A data source alone, such as folder:PATH, or a path, is drawn as "
-    "it is stored; with --data.augment or --data.image-size as a network would see it. "
+    "Draw a picture of examples. For a recipe (by name or as a YAML file) or a run directory, each example is drawn as "
+    "it is stored and, beside it, as the network sees it in training: after the transforms on host and device with the "
+    "run's own random draws, with the resulting labels, masks and boxes. A data source alone, such as folder:PATH, or "
+    "a path is drawn as it is stored, or with --data.augment or --data.image-size as a network would see it. "
 )
-#: Fields that say how a source is read, and not what a network sees.
+#: Fields that say how a source is read, not what a network sees.
 READING = ("pixels", "shown_bands", "orientation", "class_pattern", "class_list", "moved_to", "threads")
 
 
@@ -30,24 +30,24 @@ class ShowOptions:
     """Options of ``data show``."""
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    """The data, where it is not that of the recipe."""
+    """Changes to the data of the recipe or run."""
     split: str | None = None
-    """train, val or test; of a source that is not divided also all (default: train, or all)."""
+    """The split to draw: train, val or test, or all for a source that is not split (default: train, or all)."""
     count: Annotated[int, Interval(ge=1, le=200)] = 12
-    """How many examples."""
+    """Number of examples."""
     epoch: AtLeast0 = 0
-    """Of training, counted from 0: other draws each."""
+    """The training epoch, counted from 0. Each epoch draws different augmentations."""
     step: AtLeast0 = 0
-    """Of the epoch, counted from 0: which batch."""
+    """The batch within the epoch, counted from 0."""
     seed: AtLeast0 | None = None
-    """Of the order and of the draws (default: that of the recipe or run)."""
+    """Seed of the data order and of the augmentations (default: the recipe's or run's own)."""
     out: Path | None = None
-    """The picture, a PNG (default: data-show.png here)."""
+    """The PNG file to write (default: data-show.png in the current directory)."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Draw, and return where the picture is."""
+    """Draw the picture and return where it is."""
     words = flags_last(argv)
     if asks_for_help(words):
         parse(ShowOptions, words, verb="data show RECIPE", about=ABOUT)

@@ -1,4 +1,4 @@
-"""``resnet-jax depth profile | jacobian | lesion | check``: what happens to signals and gradients through depth."""
+"""``resnet-jax depth profile | jacobian | lesion | check``: examine signals and gradients through depth."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from resnet_jax.cli.options import asks_for_help, console_for, flags_last, list_
 from resnet_jax.errors import UsageError, unknown
 from resnet_jax.report.text import say, working
 
-#: Sub-verb -> what it does; all but ``profile`` are modules ``depth_NAME`` beside this one.
+#: Sub-verb -> what it does. All but ``profile`` are modules ``depth_NAME`` beside this one.
 VERBS = {
     "profile": "TARGET: signals and gradients at every block, on one batch",
     "jacobian": "TARGET: singular values of the Jacobian of every block and of the whole network",
     "lesion": "TARGET: what the network loses without its blocks, and which paths its gradient takes",
-    "check": "NETWORK: do signals and gradients get through at initialization? exit status 1 if not",
+    "check": "NETWORK: exit status 1 if signals or gradients do not get through at initialization",
 }
 
 
@@ -36,14 +36,14 @@ class ProfileOptions(TargetOptions):
     """Options of ``depth profile``."""
 
     learning_rate: float = 0.1
-    """Of the SGD whose update is measured in a named network; a run has its own optimizer."""
+    """Learning rate of the SGD update that is measured for a named network. A run uses its own optimizer."""
 
 
 def run(argv: list[str]) -> dict[str, Any] | None:
-    """Measure, write arrays, figures and report, and return the figures."""
+    """Run the measurement, write arrays, figures and a report, and return the figures."""
     argv = flags_last(argv)
     if asks_for_help(argv):
-        print(list_verbs("depth", VERBS, "TARGET is a network's name or a run directory.\n"))
+        print(list_verbs("depth", VERBS, "TARGET is the name of a network, or a run directory.\n"))
         return None
     if not argv or argv[0].startswith("-"):
         listed = ", ".join(VERBS)
@@ -57,7 +57,7 @@ def run(argv: list[str]) -> dict[str, Any] | None:
 
 def _profile(argv: list[str]) -> dict[str, Any]:
     began = time.perf_counter()
-    about = "Signals and gradients at every block of a network, on one batch: arrays, figures, and a report to read."
+    about = "Measure signals and gradients at every block of a network, on one batch: arrays, figures and a report."
     options = parse(ProfileOptions, argv, verb="depth profile", about=about, short=SHORT)
     require_named(options)
     from resnet_jax.report.depth_report import FIGURES, write_profile_report

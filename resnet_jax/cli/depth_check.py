@@ -1,4 +1,4 @@
-"""``resnet-jax depth check MODEL``: do signals and gradients get through at initialization? Fails where they do not."""
+"""``resnet-jax depth check MODEL``: fail if signals or gradients do not get through at initialization."""
 
 from __future__ import annotations
 
@@ -26,41 +26,40 @@ class CheckOptions:
     """Options of ``depth check``."""
 
     target: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NETWORK")]
-    """The network, as `resnet-jax models` names it."""
+    """The network, by a name that `resnet-jax models` lists."""
     batch: AtLeast1 = 4
-    """Images of independent N(0, 1) pixels."""
+    """Number of images, whose pixels are independent N(0, 1) draws."""
     image_size: AtLeast1 | None = None
-    """Side of the images in pixels (default: the network's own)."""
+    """Side of the images in pixels (default: the network's own size)."""
     draws: int = 2
-    """Of the weights; the verdict is about their geometric mean."""
+    """Number of random initializations; the verdict is based on their geometric mean."""
     seed: AtLeast0 = 0
-    """Of weights and images."""
+    """Seed of the weights and images."""
     limit: float = 100.0
-    """Change of the root mean square, beyond a power of depth, that is too much: over all blocks or any stretch."""
+    """The largest acceptable change of the root mean square, beyond a power of depth, over all blocks or any stretch of
+    them."""
     norm_mode: Literal["batch", "running"] = "batch"
-    """Batch norm normalizes by the statistics of the batch, or by its averages (running)."""
+    """Which statistics batch norm uses: those of the batch, or its running averages (running)."""
     out: Path | None = None
-    """Directory for check.npz, figures and report.html (default: none is written)."""
+    """Directory for check.npz, figures and report.html (default: nothing is written)."""
     model: ModelChanges = dataclasses.field(default_factory=ModelChanges)
-    """What is changed of the named network; --dtype, --execution and --remat are short for --model.dtype, ..."""
+    """Changes to the named network. --dtype, --execution and --remat are short for --model.dtype and so on."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Measure, print the verdict and return it.
+    """Run the check, print the verdict and return it.
 
     Raises:
-        CheckError: signals or gradients do not get through; it carries the verdict.
+        CheckError: if signals or gradients do not get through; it carries the verdict.
     """
     began = time.perf_counter()
-    about = (
-        "Draws a network's weights, measures signals and gradients through depth, and fails where they explode or end."
-    )
+    about = "Initialize a network, measure signals and gradients through depth, and fail if they explode or vanish."
     options = parse(CheckOptions, argv, verb="depth check", about=about, short=HOW_COMPUTED)
     check_fields(options)
     if options.target not in MODELS and user_path(options.target).exists():
         raise UsageError(
-            f"depth check draws the weights of a network anew: name one that `resnet-jax models` lists; to look at the "
+            f"depth check initializes a network anew: name one that `resnet-jax models` lists; to examine the "
             f"run {options.target} use depth profile, jacobian or lesion"
         )
     require_networks(options.target)
@@ -125,6 +124,6 @@ def run(argv: list[str]) -> dict[str, Any]:
 
 
 def _numbers(one: Any) -> dict[str, Any]:
-    """Return what the verdict on one direction is about."""
+    """Return the numbers that the verdict on one direction is based on."""
     stretch = None if one.stretch is None else dataclasses.asdict(one.stretch)
     return {"rate": one.rate, "total": one.total, "stretch": stretch}

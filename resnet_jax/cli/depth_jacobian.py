@@ -1,4 +1,4 @@
-"""``resnet-jax depth jacobian TARGET``: singular values of the Jacobian of every block and of the network."""
+"""``resnet-jax depth jacobian TARGET``: estimate singular values of the Jacobian of every block and of the network."""
 
 from __future__ import annotations
 
@@ -33,19 +33,20 @@ class JacobianOptions(TargetOptions):
         default_factory=functools.partial(AnalysisConfig, batch=2)  # all images together are one operator
     )
     iterations: int = 32
-    """Products with each block's Jacobian and its transpose, for every probe."""
+    """Products with each block's Jacobian and its transpose, per probe."""
     probes: int = 1
-    """Random starts."""
+    """Number of random starting vectors."""
     to_last: bool = False
-    """Also from every block to the last one: the time grows with the square of the depth."""
+    """Also measure from every block to the last one. The time grows with the square of the depth."""
     hessian: bool = False
-    """Also the largest eigenvalue of the loss's Hessian in each block's parameters: many gradients for every block."""
+    """Also compute the largest eigenvalue of the loss's Hessian in each block's parameters. This takes many gradients
+    per block."""
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Measure, write arrays, figures and report, and return the figures."""
+    """Run the measurement, write arrays, figures and a report, and return the figures."""
     began = time.perf_counter()
-    about = "How a network stretches small changes: singular values of the Jacobian of every block and of the whole."
+    about = "Measure how a network stretches small changes: singular values of the Jacobians of blocks and network."
     options = parse(JacobianOptions, argv, verb="depth jacobian", about=about, short=SHORT)
     require_named(options)
     from resnet_jax.depth.hessian import hessian_eigenvalues

@@ -1,4 +1,4 @@
-"""``resnet-jax depth lesion TARGET``: what a network loses without its blocks, and which paths its gradient takes."""
+"""``resnet-jax depth lesion TARGET``: measure what a network loses without its blocks, and follow gradient paths."""
 
 from __future__ import annotations
 
@@ -34,17 +34,18 @@ class LesionOptions(TargetOptions):
         default_factory=functools.partial(AnalysisConfig, batch=512)
     )
     draws: int = 8
-    """Random choices of blocks for each number of them, orders for each number of exchanges, paths of each length."""
+    """Random draws of each kind: sets of blocks per number of removed blocks, orders per number of exchanges, and paths
+    per length."""
     at_once: int = 128
-    """Images at a time."""
+    """Images evaluated at a time."""
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Measure, write arrays, figures and report, and return the figures."""
+    """Run the measurement, write arrays, figures and a report, and return the figures."""
     began = time.perf_counter()
     about = (
-        "Takes blocks out of a network, exchanges them, and follows its gradient along single paths (Veit et al. "
-        "2016): with running averages, on images of its own (--data.source for an imported one)."
+        "Remove blocks from a network, swap them, and follow the gradient along single paths (Veit et al. 2016). Batch "
+        "norm uses running averages; the images are the run's own (--data.source for an imported network)."
     )
     options = parse(LesionOptions, argv, verb="depth lesion", about=about, short=SHORT)
     require_named(options)

@@ -1,4 +1,4 @@
-"""What the verbs of ``resnet-jax depth`` share: what is looked at, with which images, and where the results go."""
+"""Options that the ``resnet-jax depth`` verbs share: what to analyze, on which images, and where to write."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from resnet_jax.runs.directory import RunDirectory
 if TYPE_CHECKING:
     from resnet_jax.runs.analysis import AnalysisTarget
 
-#: Short forms of options of an analysis.
+#: Short forms of the analysis options.
 SHORT = {**HOW_COMPUTED, "--image-size": "--data.image-size"}
 
 
 @dataclasses.dataclass(frozen=True)
 class TargetOptions:
-    """What to analyse, with what, and where to write."""
+    """What to analyze, with which images, and where to write."""
 
     target: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TARGET")]
-    """A network, as `resnet-jax models` names it, at its initialization; a run directory; or published weights, as
-    `weights list` names them."""
+    """A network at initialization, by a name that `resnet-jax models` lists; a run directory; or published weights, by
+    a name from `weights list`."""
     out: Path | None = None
     """Directory for arrays, figures and report.html (default: RUN_DIR/depth/VERB, or depth-NETWORK/VERB)."""
     force: bool = False
-    """Write into a directory that holds other things too."""
+    """Write to the directory even if it contains other files."""
     config: Annotated[AnalysisConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=AnalysisConfig)
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def find(options: TargetOptions, **more: Any) -> AnalysisTarget:
-    """Return what the options name, and print with which images; see `analysis.find_target`.
+    """Return the target that the options name, and print which images are used; see `analysis.find_target`.
 
     Args:
-        options: as given.
-        **more: for :func:`resnet_jax.runs.analysis.find_target`.
+        options: the parsed options.
+        **more: passed on to :func:`resnet_jax.runs.analysis.find_target`.
     """
     from resnet_jax.runs.analysis import find_target
 
@@ -55,24 +55,24 @@ def find(options: TargetOptions, **more: Any) -> AnalysisTarget:
 
 
 def require_named(options: TargetOptions) -> None:
-    """Refuse a target that is nothing, before anything slow is loaded.
+    """Reject an unknown target before anything slow is loaded.
 
     Raises:
-        UsageError: it is neither a network, nor a path, nor the name of weights.
+        UsageError: if it is neither a network, nor a path, nor the name of published weights.
     """
     require_target(str(_named(options.target)))
 
 
 def output_directory(options: TargetOptions, ours: Sequence[str], verb: str) -> Path:
-    """Return where to write; nothing is made yet.
+    """Return the directory to write to, without creating it.
 
     Args:
-        options: as given.
-        ours: names of files that this command writes; it replaces those of an earlier call.
-        verb: last part of the default directory, so that the verbs do not meet there.
+        options: the parsed options.
+        ours: names of the files that this command writes, and replaces if they exist.
+        verb: last part of the default directory, which keeps the verbs apart.
 
     Raises:
-        UsageError: it holds other things, or is a file.
+        UsageError: if it contains other files, or is itself a file.
     """
     out = default_directory(options.target, verb) if options.out is None else options.out
     if out.exists() and not out.is_dir():
@@ -85,7 +85,8 @@ def output_directory(options: TargetOptions, ours: Sequence[str], verb: str) -> 
 
 
 def default_directory(target: str, verb: str) -> Path:
-    """Return where a verb writes: beside the results of a run, in the current directory for a named network.
+    """Return the default output directory: in the run directory for a run, in the current directory for a named
+    network.
 
     >>> default_directory("resnet20_cifar", "profile").as_posix(), default_directory("runs/x", "lesion").as_posix()
     ('depth-resnet20_cifar/profile', 'runs/x/depth/lesion')
@@ -98,17 +99,17 @@ def default_directory(target: str, verb: str) -> Path:
 
 
 def _named(target: str) -> str | Path:
-    """Return a network's name as it is; else a run directory, also of the name of published weights."""
+    """Return a network's name unchanged; otherwise a run directory, fetched first for the name of published weights."""
     from resnet_jax.models.rows import MODELS
 
     return target if target in MODELS else run_directory(Path(target))
 
 
 def make_directory(out: Path) -> None:
-    """Make the directory, before any long work.
+    """Create the directory, before any long computation.
 
     Raises:
-        RunError: it cannot be made.
+        RunError: if it cannot be created.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -120,7 +121,7 @@ def save(write: Any, path: Path) -> None:
     """Call ``write(path)``.
 
     Raises:
-        RunError: the file cannot be written.
+        RunError: if the file cannot be written.
     """
     try:
         write(path)
@@ -129,9 +130,9 @@ def save(write: Any, path: Path) -> None:
 
 
 def draw(console: Any, write: Any) -> None:
-    """Call ``write()``, which draws a report and returns its path, and say where it is; one that fails is a warning.
+    """Call ``write()``, which draws a report and returns its path, and print the path. A failure is only a warning.
 
-    The arrays are written before: they are the result.
+    The arrays, which are the actual result, have been written by then.
     """
     from resnet_jax.report.views import attempt
 
@@ -141,7 +142,7 @@ def draw(console: Any, write: Any) -> None:
 
 
 def outcome(blocks: int, began: float, out: Path) -> dict[str, Any]:
-    """Return what ``--json`` prints: blocks, wall-clock seconds, and the largest memory this process has held."""
+    """Return what ``--json`` prints: the number of blocks, wall-clock seconds, and the process's peak memory."""
     import resource
     import sys
 

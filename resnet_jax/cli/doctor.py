@@ -1,4 +1,4 @@
-"""``resnet-jax doctor``: what this installation has, what is slow in it and why, and what is broken."""
+"""``resnet-jax doctor``: report what this installation has, what is slow and why, and what is broken."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class DoctorOptions:
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Look; print the report and return it.
+    """Run the diagnosis, print the report and return it.
 
     Raises:
-        CheckError: something that matters is broken.
+        CheckError: if something important is broken.
     """
     about = (
-        "Versions, devices, compiler, caches, optional packages, variables, and what is slow and why: text to paste "
-        "into a report. Exit status 1 where something does not work."
+        "Report versions, devices, compiler, caches, optional packages, environment variables, and what is slow and "
+        "why, as text to paste into an issue. The exit status is 1 if something does not work."
     )
     options = parse(DoctorOptions, argv, verb="doctor", about=about)
     from resnet_jax.bench.doctor import diagnose

@@ -1,4 +1,4 @@
-"""``resnet-jax drift RUN_DIR|FILE [SOURCE]``: whether images are still those that a network was made for."""
+"""``resnet-jax drift RUN_DIR|FILE [SOURCE]``: test whether images still match those a network was trained for."""
 
 from __future__ import annotations
 
@@ -33,36 +33,38 @@ class DriftOptions:
     """Options of ``drift``."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR|FILE")]
-    """A run directory, a name that `weights list` lists, or a file that `resnet-jax export` wrote. Its reference is
-    drift.npz in it, FILE.drift.npz beside it."""
+    """A run directory, a name from `weights list`, or a file written by `resnet-jax export`. The reference is drift.npz
+    in the directory, or FILE.drift.npz beside the file."""
     source: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="SOURCE")] = None
-    """Images to compare with the reference: a folder, a file, a quoted pattern, or a data source (npz:PATH, ...)."""
+    """The images to compare with the reference: a folder, a file, a quoted pattern, or a data source (npz:PATH,
+    ...)."""
     reference: str | None = None
-    """Make the reference anew, of these images: own (the run's validation images), a folder, or a data source. A run
-    with images of its own that has no reference gets one of those."""
+    """Build a new reference from these images: own (the run's validation images), a folder, or a data source. A run
+    that has its own images but no reference gets one from its validation images."""
     images: AtLeast1 = 2000
-    """Images of a reference, at most; of more, so many are chosen at random."""
+    """The maximum number of images in a reference. A larger set is sampled at random."""
     alarm: Positive = 0.01
-    """Of a reference: the share of windows of the same distribution that raise an alarm."""
+    """When building a reference: the share of windows from the same distribution that raise an alarm (the false-alarm
+    rate)."""
     window: AtLeast1 = 128
-    """Images that are compared at a time; the last window may have fewer, 16 at least."""
+    """Images compared at a time. The last window may be smaller, down to 16 images."""
     watch: Positive | None = None
-    """Look at the folder every so many seconds for images that have come, until Ctrl-C. Those that have come are
-    compared when they fill a window, or when none came since the last look."""
+    """Check the folder for new images every so many seconds, until Ctrl-C. New images are compared once they fill a
+    window, or when none have arrived since the last check."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.csv")] = None
-    """Append a row for each window: features, input and classes are the distances over their thresholds, so that above
-    1 is an alarm."""
+    """Append one row per window to this file. The columns features, input and classes hold each distance divided by its
+    threshold, so a value above 1 is an alarm."""
     checkpoint: str | None = None
-    """last or best (default: the one the run tested)."""
+    """The checkpoint to use: last or best (default: the one the run tested)."""
     data: ImagePreparation = dataclasses.field(default_factory=ImagePreparation)
-    """How the images are prepared, where that is not the run's own way."""
+    """How to prepare the images, if not as the run does."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Compare; return the rows."""
+    """Compare the images with the reference and return one row per window."""
     options = parse(
-        DriftOptions, argv, verb="drift", about="Whether images are still those that a network was made for."
+        DriftOptions, argv, verb="drift", about="Test whether images still match those a network was trained for."
     )
     from resnet_jax.deploy.drift import Reference
     from resnet_jax.deploy.drift_watch import reference_path
@@ -134,7 +136,7 @@ def _compare(options: DriftOptions, engine: Any, reference: Reference, rows: _Ro
 
 
 def _watch(options: DriftOptions, engine: Any, reference: Reference, rows: _Rows, failures: Console) -> None:
-    """Compare what comes into a folder, until a signal."""
+    """Compare images as they arrive in a folder, until a signal."""
     from resnet_jax.deploy.drift import LEAST
     from resnet_jax.deploy.drift_watch import Folder, Windows, look, named_files
     from resnet_jax.deploy.serve.options import Limits
@@ -153,7 +155,7 @@ def _watch(options: DriftOptions, engine: Any, reference: Reference, rows: _Rows
 
 
 class _Rows:
-    """Says each window and appends it to a file."""
+    """Prints each window and appends it to a file."""
 
     def __init__(self, path: Path | None, console: Console):
         self.rows: list[dict[str, Any]] = []
@@ -169,7 +171,7 @@ class _Rows:
                 self._writer.writeheader()
 
     def bad(self, failures: Console) -> Callable[[str, str], None]:
-        """Return what counts and names images that cannot be read."""
+        """Return a callback that counts and prints images that cannot be read."""
 
         def add(name: str, why: str) -> None:
             self._bad += 1
@@ -178,7 +180,7 @@ class _Rows:
         return add
 
     def add(self, found: Distance) -> None:
-        """Take a window."""
+        """Add a window."""
         ratios = {kind: round(ratio, 4) for kind, ratio in found.ratios.items()}
         row: dict[str, Any] = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,4 +1,4 @@
-"""``resnet-jax eval RUN_DIR``: accuracy and other metrics of a run on one of its splits, or on other images."""
+"""``resnet-jax eval RUN_DIR``: compute accuracy and other metrics of a run on one of its splits, or on other images."""
 
 from __future__ import annotations
 
@@ -20,34 +20,36 @@ class EvalOptions:
     """Options of ``eval``."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
-    """The run directory, or a name that `weights list` lists."""
+    """A run directory, or a name from `weights list`."""
     split: str = "test"
-    """train, val or test, as the run divided its data; of another source, its own. all: all images of --data.source."""
+    """The split: train, val or test, as the run divided its data. With --data.source, a split of that source, or
+    all."""
     checkpoint: str | None = None
-    """last or best (default: the one the run tested)."""
+    """The checkpoint to use: last or best (default: the one the run tested)."""
     data: EvaluatedImages = dataclasses.field(default_factory=EvaluatedImages)
-    """Other images, or another preparation of them."""
+    """Other images, or a different preparation of them."""
     class_names: Path | None = None
-    """File with the names of the network's outputs, one a line in their order, by which the classes of --data.source
-    are matched (default: what the run knows)."""
+    """A file with the names of the network's outputs, one per line in output order. The classes of --data.source are
+    matched by them (default: the names stored in the run)."""
     reestimate: int | None = None
-    """First measure batch statistics anew, on so many batches of the run's own training images, not augmented; the run
-    directory stays as it is."""
+    """Recompute the batch statistics first, on this many batches of the run's training images without augmentation. The
+    run directory is not changed."""
     views: Literal["none", "flip", "flip_shift", "ten_crop", "multi_scale", "sliding"] = "none"
-    """Average over test-time views of each image: flip: it and its mirror image; flip_shift: also these moved by a
-    pixel either way, half in all; ten_crop: corners and centre of one that is 1 / 0.875 times as large, and their
-    mirror images. Of segmentation flip, multi_scale (0.75, 1 and 1.25 times as large, and mirrored) and sliding
-    (windows of half the sides). Probabilities are averaged; of regression, values."""
+    """Test-time augmentation: average over several views of each image. flip: the image and its mirror image.
+    flip_shift: both of these, also shifted by one pixel each way, which count half in all. ten_crop: the corners and
+    center of a version enlarged by 1 / 0.875, and their mirror images. For segmentation: flip, multi_scale (0.75, 1 and
+    1.25 times the size, also mirrored) and sliding (windows of half the side). Probabilities are averaged, or values
+    for regression."""
     logits: Path | None = None
-    """Also save the outputs of the network, in the order of the images, as a .npy file."""
+    """Also save the network's outputs as a .npy file, in the order of the images."""
     out: Path | None = None
-    """Of boxes: also write the detections to this file, JSON in COCO's format, in pixels of the stored images."""
+    """For detection: also write the detections to this file, as JSON in COCO format, in pixels of the stored images."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Evaluate and return the figures."""
-    options = parse(EvalOptions, argv, verb="eval", about="Evaluate a run; every image is counted exactly once.")
+    """Evaluate the run and return the figures."""
+    options = parse(EvalOptions, argv, verb="eval", about="Evaluate a run. Every image counts exactly once.")
     path = existing_run(options.run_dir)
     from resnet_jax.report.coco_json import write_coco
     from resnet_jax.runs.chosen import describe_moved, own_or_other
@@ -111,10 +113,10 @@ def run(argv: list[str]) -> dict[str, Any]:
 
 
 def save_array(path: Path | None, array: Any) -> None:
-    """Write a .npy file; of outputs with names, such as those of two towers, an .npz of that name.
+    """Write a .npy file, or an .npz file under the same name for named outputs such as those of two towers.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: if it cannot be written.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""``resnet-jax events RUN_DIR``: what happened to a run."""
+"""``resnet-jax events RUN_DIR``: show what happened to a run."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class EventsOptions:
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
     """The run directory."""
     only: tuple[str, ...] = ()
-    """Kinds of events, such as save or damaged (default: all)."""
+    """Kinds of events to show, such as save or damaged (default: all)."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 ABOUT = (
-    "What happened to a run, oldest first, times in UTC: start, restore, save, save_failed, interval, damaged, "
-    "fallback, reject, rollback, write_failed, write_resumed, stop, end. With --json, the facts of each."
+    "Show what happened to a run, oldest first, with times in UTC: start, restore, save, save_failed, interval, "
+    "damaged, fallback, reject, rollback, write_failed, write_resumed, left_out, stop, end. --json adds the details."
 )
 
 
 def run(argv: list[str]) -> list[dict[str, Any]]:
-    """Print a line for each event; return them."""
+    """Print one line per event, and return the events."""
     options = parse(EventsOptions, argv, verb="events", about=ABOUT)
     from resnet_jax.errors import UsageError
     from resnet_jax.report.event_sentences import line
@@ -40,7 +40,7 @@ def run(argv: list[str]) -> list[dict[str, Any]]:
     run = RunDirectory(options.run_dir)
     if not run.events.exists():
         run = RunDirectory.existing(options.run_dir)
-        raise UsageError(f"{run.path} has no {run.events.name}: it was made before runs kept one, or is no trained run")
+        raise UsageError(f"{run.path} has no {run.events.name}: it is older than event logs, or not a trained run")
     found = [event for event in read_events(run.events) if not options.only or event["event"] in options.only]
     console = console_for(options.common)
     for event in found:

@@ -1,4 +1,4 @@
-"""``resnet-jax explain RUN_DIR [IMAGE...] --out DIR``: which parts of images a network's answers come from."""
+"""``resnet-jax explain RUN_DIR [IMAGE...] --out DIR``: show which parts of images a network's answers are based on."""
 
 from __future__ import annotations
 
@@ -23,46 +23,52 @@ class ExplainOptions:
     """Options of ``explain``."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
-    """The run directory, or a name that `weights list` lists."""
+    """A run directory, or a name from `weights list`."""
     images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE ...")] = ()
-    """Image files, folders, quoted patterns, or - for a list on standard input. None: examples of a split."""
+    """Image files, folders, quoted patterns, or - for a list on standard input. If none are given, examples of a split
+    are explained."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """The folder to write: report.html and every picture as a PNG file."""
+    """The folder for report.html and a PNG file of every picture."""
     target: str | None = None
-    """Name of the class, label or value to explain (default: what the network says first of each image)."""
+    """Name of the class, label or value to explain (default: the top prediction for each image)."""
     head: str | None = None
-    """Of a network with several tasks, the one to explain (default: the first)."""
+    """For a multi-task network, the head to explain (default: the first)."""
     methods: tuple[str, ...] = NAMES
-    """Of grad_cam, grad_cam_plus_plus, integrated_gradients, smooth_grad, occlusion."""
+    """The methods to apply: grad_cam, grad_cam_plus_plus, integrated_gradients, smooth_grad, occlusion."""
     settings: Annotated[Settings, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Settings)
     checks: bool = True
-    """Check every map: against randomized weights, and by deletion and insertion. It takes most of the time."""
+    """Check every map against randomized weights and by deletion and insertion. This takes most of the time."""
     most: AtLeast1 = 16
-    """Images that are explained at most."""
+    """The maximum number of images to explain."""
     split: str = "test"
-    """Where no images are named: the split whose examples are explained, and of --mistakes."""
+    """The split to take examples from if no images are given, and the split of --mistakes."""
     examples: AtLeast1 = 4
-    """Where no images are named: how many, evenly spaced in the split."""
+    """The number of examples to explain if no images are given, evenly spaced in the split."""
     source: str | None = None
-    """Other data than the run's own for examples and mistakes, such as folder:PATH; its class names are matched."""
+    """Data other than the run's own for examples and mistakes, such as folder:PATH. Its class names are matched with
+    the run's."""
     nearest: AtLeast0 = 0
-    """Training images to show beside each image: the nearest by the features before the classifier."""
+    """Number of training images to show beside each image: its nearest neighbors in the features before the
+    classifier."""
     nearest_from: str | None = None
-    """Where these come from (default: the run's own training images; an imported network has none)."""
+    """The data to take nearest neighbors from (default: the run's own training images; an imported network has
+    none)."""
     mistakes: AtLeast0 = 0
-    """Also draw contact sheets of the split: so many of its most confident mistakes, and of its hardest images."""
+    """Also draw contact sheets of the split: this many of its most confident mistakes, and as many of its hardest
+    images."""
     checkpoint: str | None = None
-    """last or best (default: the one the run tested)."""
+    """The checkpoint to use: last or best (default: the one the run tested)."""
     data: OwnImages = dataclasses.field(default_factory=OwnImages)
-    """How the images are prepared, where that is not the run's own way."""
+    """How to prepare the images, if not as the run does."""
     class_names: Path | None = None
-    """File with the names of the network's outputs, one a line in their order (default: what the run knows)."""
+    """A file with the names of the network's outputs, one per line in output order (default: the names stored in the
+    run)."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Explain; return what was found, by image."""
-    options = parse(ExplainOptions, argv, verb="explain", about="Which parts of images a network's answers come from.")
+    """Explain the images and return the results for each of them."""
+    options = parse(ExplainOptions, argv, verb="explain", about="Show which parts of images predictions are based on.")
     if options.out is None:
         raise UsageError("say where to write: resnet-jax explain RUN_DIR [IMAGE ...] --out DIR")
     path = existing_run(options.run_dir)

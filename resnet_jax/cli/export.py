@@ -1,4 +1,4 @@
-"""``resnet-jax export RUN_DIR --format onnx|jax|saved|safetensors --out FILE``: a network for another program."""
+"""``resnet-jax export RUN_DIR --format onnx|jax|saved|safetensors --out FILE``: export a network."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class ExportOptions:
     """Options of ``export``."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
-    """The run directory, or a name that `weights list` lists."""
+    """A run directory, or a name from `weights list`."""
     out: Path | None = None
-    """The file to write. One that is there is replaced, but only by one that passed the check."""
+    """The file to write. An existing file is replaced only once the new one has passed its check."""
     checkpoint: str | None = None
-    """last or best (default: the one the run tested)."""
+    """The checkpoint to use: last or best (default: the one the run tested)."""
     how: Annotated[ExportConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ExportConfig)
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Write the file; return what it is."""
-    options = parse(ExportOptions, argv, verb="export", about="Write a network for another program, and check it.")
+    """Write the file and return a description of it."""
+    options = parse(ExportOptions, argv, verb="export", about="Export a network for another program, and check it.")
     if options.out is None:
         raise UsageError("say where to write: resnet-jax export RUN_DIR --format onnx --out FILE")
     path = existing_run(options.run_dir)

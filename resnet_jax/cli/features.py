@@ -1,4 +1,4 @@
-"""``resnet-jax features RUN_DIR [SOURCE...] --out FILE.npz``: embeddings of images, or the maps of any stage."""
+"""``resnet-jax features RUN_DIR [SOURCE...] --out FILE.npz``: write embeddings of images, or a stage's feature maps."""
 
 from __future__ import annotations
 
@@ -21,26 +21,28 @@ class FeatureOptions:
     """Options of ``features``."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
-    """The run directory, or a name that `weights list` lists."""
+    """A run directory, or a name from `weights list`."""
     source: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SOURCE ...")] = ()
-    """A data source (digits, folder:PATH, npz:PATH or tfds:NAME): all its splits, with labels. Or image files, folders,
-    quoted patterns, - for a list on standard input. None: the run's own images, as it divided them."""
+    """A data source (digits, folder:PATH, npz:PATH or tfds:NAME), of which all splits are used, with labels; or image
+    files, folders, quoted patterns, or - for a list on standard input. If omitted, the run's own images, in its own
+    splits."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.npz")] = None
-    """The file to write: arrays features, image, label, split and class_names."""
+    """The file to write, with the arrays features, image, label, split and class_names."""
     part: str = "pooled"
-    """What of the network: pooled (one vector an image), stem, stage1, stage2, ..., final (the map that is pooled)."""
+    """The features to write: pooled (one vector per image), stem, stage1, stage2, ..., or final (the map that is
+    pooled)."""
     batch_size: int = 16
-    """Images computed at a time."""
+    """Images per batch."""
     checkpoint: str | None = None
-    """last or best (default: the one the run tested)."""
+    """The checkpoint to use: last or best (default: the one the run tested)."""
     data: ImagePreparation = dataclasses.field(default_factory=ImagePreparation)
-    """How the images are prepared, where that is not the run's own way."""
+    """How to prepare the images, if not as the run does."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Write the file; return what it holds."""
-    options = parse(FeatureOptions, argv, verb="features", about="Write what a network makes of images to a file.")
+    """Write the file and return what it contains."""
+    options = parse(FeatureOptions, argv, verb="features", about="Write embeddings or feature maps to a file.")
     if options.out is None:
         raise UsageError("say where to write: resnet-jax features RUN_DIR [SOURCE] --out FILE.npz")
     path = existing_run(options.run_dir)
@@ -75,7 +77,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     for line in (*(described.notes if described is not None else ()), *embedder.said()):
         say(failures, line)
     if named.left_out.counts:
-        say(failures, f"{named.left_out.counts.total():,} files left out, for they are no images: {named.left_out}")
+        say(failures, f"{named.left_out.counts.total():,} files skipped because they are not images: {named.left_out}")
     say(console, f"{options.part} of {shape[0]:,} images, float32 {shape}, in {options.out}")
     result = {"out": str(options.out), "part": options.part, "features": list(shape), "failed": len(bad)}
     if bad:

@@ -1,4 +1,4 @@
-"""``resnet-jax finetune RUN_OR_WEIGHTS --data PATH``: a network of before, made to fit other images."""
+"""``resnet-jax finetune RUN_OR_WEIGHTS --data PATH``: fine-tune a trained network on other images."""
 
 from __future__ import annotations
 
@@ -23,29 +23,30 @@ class FinetuneOptions:
     """Options of ``finetune``."""
 
     start: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_OR_WEIGHTS")]
-    """A run directory, trained or imported; a name that `weights list` lists; or a weights file, with --model NAME
-    where it does not name its network."""
+    """A run directory, trained or imported; a name from `weights list`; or a weights file, with --model NAME if the
+    file does not name its network."""
     how: Annotated[HowToFinetune, tyro.conf.arg(name="")] = dataclasses.field(default_factory=HowToFinetune)
     """How to fine-tune."""
     out: Path | None = None
-    """The directory, with one of each stage (default: runs/finetune-DATA-HASH). The same command goes on there; --seeds
-    may be larger than before. --run-dir is the same."""
+    """The output directory, with one subdirectory per stage (default: runs/finetune-DATA-HASH). Run the same command
+    again to resume, if you like with more --seeds. --run-dir means the same."""
     weights: Annotated[ImportAs, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ImportAs)
-    """How a weights file is read."""
+    """How to read a weights file."""
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=RunConfig)
-    """Options of the training of the whole network, in place of what is chosen; those of the data go for all stages."""
+    """Options for training the whole network, which override the choices made for you. Data options apply to all
+    stages."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 ABOUT = (
-    "Fine-tune a network on the images of --data PATH (as train --data takes them): a linear probe on its frozen "
-    "features first, as the baseline; then the classifier alone, then the whole network, with rates that fall towards "
-    "the stem. What is chosen for the data is said with its reason; options that are given go before. It ends with a "
-    "table of before and after. The same command goes on with what was stopped."
+    "Fine-tune a network on the images at --data PATH (in any form that train --data accepts). First a linear probe on "
+    "the frozen features sets the baseline; then the classifier is trained alone, and then the whole network with "
+    "learning rates that decrease towards the stem. Every choice made for the data is printed with its reason, and "
+    "options that you give override it. The result is a table of before and after. Run the same command to resume."
 )
-#: Shorter ways to say options.
+#: Short forms of options.
 SHORT = {"--run-dir": "--out", "--model": "--model.name"}
-#: Fields that the verb says itself, and how.
+#: Fields that the verb sets itself, and the arguments that replace them.
 SAID = {
     "recipe": "--data PATH in place of a recipe",
     "data.source": "--data PATH",
@@ -54,7 +55,7 @@ SAID = {
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Fine-tune; return the table."""
+    """Fine-tune the network and return the table."""
     words, data = split_data(flags_last(argv))
     help_wanted = asks_for_help(words) or any(word in ("-h", "--help") for word in words)
     words = translate_flags(translate(words), ())

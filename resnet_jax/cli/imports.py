@@ -1,4 +1,4 @@
-"""``--imports FILE``: modules of somebody's own, imported before anything else on the line is looked at."""
+"""``--imports FILE``: import the user's own modules before the rest of the command line is read."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from resnet_jax.errors import UsageError
 from resnet_jax.runtime.imports import import_modules, whole_names
 
 FLAG = "--imports"
-#: Verbs whose configuration keeps what was imported.
+#: Verbs that store the imports in their configuration.
 KEEPING = ("train", "ablate")
 
 
 def take_imports(argv: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Take every ``--imports NAME``, wherever it stands, off the words; return the others and the names.
+    """Remove every ``--imports NAME`` from the arguments, wherever it stands; return the remaining arguments and the
+    names.
 
     Raises:
-        UsageError: nothing stands behind one.
+        UsageError: if no name follows.
 
     >>> take_imports(["--imports", "my.norms", "train", "digits", "--imports=other", "--json"])
     (['train', 'digits', '--json'], ('my.norms', 'other'))
@@ -41,10 +42,11 @@ def take_imports(argv: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
 
 
 def import_given(argv: Sequence[str]) -> list[str]:
-    """Import what ``--imports`` names; return the words, verb first, with the names at the end if it keeps them.
+    """Import what ``--imports`` names; return the arguments with the verb first, and the names at the end if the verb
+    stores them.
 
     Raises:
-        UsageError: no such module or file, or one that raised an exception.
+        UsageError: if there is no such module or file, or importing it raises an exception.
     """
     rest, names = take_imports(argv)
     words, found = flags_last(rest), whole_names(names)
@@ -55,7 +57,7 @@ def import_given(argv: Sequence[str]) -> list[str]:
 
 
 def with_recipes_own(words: Sequence[str], imports: Sequence[str]) -> list[str]:
-    """Return the words with what a recipe imports before what they name, if they name anything."""
+    """Return the arguments with the recipe's own imports placed before those on the command line, if there are any."""
     if FLAG not in words:
         return list(words)
     place = list(words).index(FLAG) + 1

@@ -1,4 +1,4 @@
-"""``resnet-jax lr-range RECIPE``: which learning rates lower the loss, from one short run."""
+"""``resnet-jax lr-range RECIPE``: find useful learning rates with one short run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from resnet_jax.errors import UsageError
 from resnet_jax.runs.config import RunConfig
 
 ABOUT = (
-    "The range test of Smith (2017): the learning rate grows exponentially over a short run, and the loss says which "
-    "rates are too small, right and too large. Where it falls fastest, and a tenth of where it is least, are rates to "
-    "begin with. Schedule and length of the recipe are not used."
+    "Run the learning-rate range test of Smith (2017): the rate grows exponentially over a short run, and the loss "
+    "shows which rates are too small, right and too large. Good starting points are the rate at which the loss falls "
+    "fastest, and a tenth of the rate at which it is lowest. The recipe's schedule and length are not used."
 )
 
 
@@ -25,17 +25,18 @@ class RangeOptions:
     """Options of ``lr-range``."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
-    """The run whose rate is in question; every field of the recipe can be changed."""
+    """The configuration to test. Every field of the recipe can be changed."""
     low: Annotated[float, tyro.conf.arg(name="from")] = 1e-5
-    """First rate."""
+    """The first learning rate."""
     high: Annotated[float, tyro.conf.arg(name="to")] = 10.0
-    """Last rate."""
+    """The last learning rate."""
     steps: int = 200
-    """Updates; the test ends earlier once the loss is 4 times its least."""
+    """Number of updates. The test ends early if the loss exceeds 4 times its minimum."""
     seeds: str = "1"
-    """How many seeds are trained together (3: the seeds 0 to 2), or which (3,7); their mean is drawn with a band."""
+    """The number of seeds to train together (3 means seeds 0 to 2), or a list of seeds (3,7). The plot shows their mean
+    with a band."""
     out: Path | None = None
-    """Folder of lr_range.csv and lr_range.png (default: runs/lr-range-RECIPE)."""
+    """The folder for lr_range.csv and lr_range.png (default: runs/lr-range-RECIPE)."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 

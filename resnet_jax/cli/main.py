@@ -1,4 +1,4 @@
-"""Dispatch of verbs, and what every verb shares: ``--json``, ``--debug``, errors on one screen, exit codes."""
+"""Dispatch of the verbs, and what all verbs share: ``--json``, ``--debug``, error messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -31,44 +31,44 @@ from resnet_jax.runtime.malloc import keep_freed_memory
 from resnet_jax.runtime.programs import size_limit
 from resnet_jax.runtime.together import has_failed, leave
 
-#: What a message may hold of what moves a terminal's cursor.
+#: Characters a message may contain although they move the terminal's cursor.
 _LINES = "\n\t"
 
-#: What the exit statuses mean.
+#: The meaning of the exit statuses.
 STATUSES = (
-    "0 done, 1 failed, 2 wrong usage; stopped by a signal 128 + its number (130 Ctrl-C, 143 SIGTERM, 129 a closed "
-    "terminal), where training saves first and the same command goes on; 141 nobody reads the output"
+    "0 success, 1 failure, 2 wrong usage, 128 + the signal's number after a signal (130 Ctrl-C, 143 SIGTERM, 129 a "
+    "closed terminal; training saves first, and the same command resumes it), 141 nobody reads the output"
 )
 
 VERBS = {
-    "train": "train a network from a recipe; run the same command again to resume",
-    "recipes": "list recipes, with published and expected figures, or show one in full",
-    "finetune": "a trained network on other images: probe, classifier, whole network; a table of before and after",
-    "search": "search for better options of a recipe, many trials in one program",
-    "ablate": "train combinations of choices with several seeds; a table with error bars",
-    "lr-range": "which learning rates lower the loss: one short run with a growing rate, drawn",
-    "eval": "evaluate a run on one of its splits",
-    "predict": "name what is in images",
-    "explain": "which parts of images a network's answers come from: maps, their checks, a page",
-    "compare": "runs side by side: what differs, curves, and which differ by more than their seeds do",
-    "checkpoints": "list the checkpoints of a run, and compare them with their digests",
-    "card": "a model card: figures with intervals, calibration, speed and size, how to load it",
-    "serve": "a server that names what is in images: a page for people, HTTP for programs",
-    "drift": "whether images are still those that a network was made for; watch a folder of new ones",
-    "features": "write embeddings of images, or the maps of any stage, to a file",
-    "data": "copy a data set into one fast file, or prepare one by name",
-    "models": "list the networks with their exact sizes",
-    "summary": "a row for every layer of a network: output shape, parameters, multiply-adds",
-    "bench": "speed and compile time of a network, against PyTorch and plain Flax",
-    "depth": "signals and gradients at every block of a network: arrays, figures, a report",
-    "plan": "memory, operations and compile time of a train step before it runs",
-    "events": "what happened to a run: starts, saves, restores, damage, stops",
-    "quantize": "the network in 8 bits, as ONNX: calibrated or trained for it; accuracy and speed of the file",
-    "prune": "a smaller and faster network of a trained one, fine-tuned; or zero weights that stay zero",
-    "weights": "bring in another library's weights, or write ours under its names",
-    "export": "a network as ONNX, a jax export, a SavedModel or safetensors, checked against the run",
-    "doctor": "what this installation has, what is slow and why, and what is broken: text for a report",
-    "completion": "completion of words for bash, zsh and fish",
+    "train": "train a network from a recipe or on your data; run the same command again to resume",
+    "recipes": "list the recipes with published and expected figures, or show one in full",
+    "finetune": "fine-tune a trained network on other images: linear probe, classifier, whole network",
+    "search": "search for better options of a recipe, with many trials in one compiled program",
+    "ablate": "train combinations of choices with several seeds, and tabulate them with error bars",
+    "lr-range": "find useful learning rates in one short run with a growing rate",
+    "eval": "evaluate a run on one of its splits, or on other images",
+    "predict": "predict the classes, labels, values or boxes of images",
+    "explain": "show which parts of images a prediction is based on: heatmaps, sanity checks, a report",
+    "compare": "compare runs: configurations, curves, and which differ by more than their seeds do",
+    "checkpoints": "list the checkpoints of a run, and verify their digests",
+    "card": "write a model card: figures with intervals, calibration, speed, size, how to load it",
+    "serve": "serve predictions over HTTP, with a web page to try it",
+    "drift": "test whether images still match those a network was trained for; watch a folder",
+    "features": "write embeddings of images, or the feature maps of any stage, to a file",
+    "data": "check, draw or convert a data set, or prepare one by name",
+    "models": "list the named networks with their exact sizes",
+    "summary": "list the layers of a network: output shape, parameters, multiply-adds",
+    "bench": "measure speed and compile time of a network, against PyTorch and plain Flax",
+    "depth": "examine signals and gradients at every block of a network: arrays, figures, a report",
+    "plan": "estimate memory, operations and compile time of a train step before it runs",
+    "events": "show what happened to a run: starts, saves, restores, damage, stops",
+    "quantize": "quantize a network to 8 bits as ONNX, and measure accuracy and speed of the file",
+    "prune": "prune a trained network: fewer channels and blocks, or weights that stay zero",
+    "weights": "import another library's weights, export ours, and fetch published ones by name",
+    "export": "export a network as ONNX, jax.export, SavedModel or safetensors, checked against the run",
+    "doctor": "report what this installation has, what is slow and why, and what is broken",
+    "completion": "print a completion script for bash, zsh or fish",
     "launch": "run a verb in several processes on this machine",
 }
 
@@ -76,8 +76,9 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run ``resnet-jax VERB ...`` and exit.
 
-    The status is 0 done, 1 failed, 2 wrong usage; 128 + the signal of what a signal stopped, whether its state is saved
-    or there was none to save: 130 Ctrl-C, 143 SIGTERM, 129 a closed terminal; 141 nobody reads the output any more.
+    The status is 0 for success, 1 for failure and 2 for wrong usage. If a signal stopped the command, it is 128 + the
+    signal's number, whether or not there was a state to save: 130 for Ctrl-C, 143 for SIGTERM, 129 for a closed
+    terminal. It is 141 if nobody reads the output any more.
     """
     open_streams()
     steady_streams()
@@ -88,39 +89,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     try:
         status = run(list(sys.argv[1:] if argv is None else argv))
-    except SystemExit as stop:  # help, and usage that tyro refuses
+    except SystemExit as stop:  # help, and usage that tyro rejects
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except KeyboardInterrupt:  # while JAX is imported, before anything was begun
+    except KeyboardInterrupt:  # while JAX is imported, before anything was started
         print("Stopped at once.", file=sys.stderr)
         status = 130
     status = final_status(status)
     several = started() is not None
-    if several and (0 < status < 128 or has_failed()):  # of several that fail, none waits for the others
+    if several and (0 < status < 128 or has_failed()):  # one of several processes failed: do not wait for the others
         leave(status)
-    if status > 128:  # threads that hang, in a read from a disk that does not answer, must not keep it here
-        end_in_bounded_time(status, 60.0 if several else ENDING)  # the first of several may be drawing pictures
+    if status > 128:  # threads that hang, such as in a read from an unresponsive disk, must not block the exit
+        end_in_bounded_time(status, 60.0 if several else ENDING)  # the first process may be drawing figures
     sys.exit(status)
 
 
 def run(argv: list[str]) -> int:
-    """Run one command; return its exit status."""
+    """Run one command and return its exit status."""
     from resnet_jax.training.interrupt import Interrupted
 
     debug = "--debug" in argv
-    if (
-        not debug
-    ):  # Orbax tells of its own housekeeping through absl, and every one of its threads of the same full disk
+    if not debug:  # Orbax logs its housekeeping through absl, and each of its threads reports the same full disk
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         say_nothing_of_absent_chips()
     try:
-        size_limit()  # wrong usage, also where nothing is compiled
+        size_limit()  # report wrong usage even if nothing is compiled
         after_import("jax", functools.partial(_prepare_jax, debug))
         with several_processes(argv) as works:
             result = _dispatch(argv) if works else None
     except Interrupted as stopped:
         command = shlex.join(["resnet-jax", *argv])
         print(
-            f"Stopped after step {stopped.step:,}; the state is saved. Go on with the same command:\n  {command}",
+            f"Stopped after step {stopped.step:,}; the state is saved. To resume, run the same command:\n  {command}",
             file=sys.stderr,
         )
         return 128 + (stopped.request.signal or 0)
@@ -141,11 +140,11 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt as stopped:
         if debug:
             raise
-        print("Stopped at once; what was saved before stays.", file=sys.stderr)
+        print("Stopped at once; everything saved before is kept.", file=sys.stderr)
         status = 128 + getattr(stopped, "signal", signal.SIGINT)
         exit_now(status)
         return status
-    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+    except BrokenPipeError:  # the reader of the output is gone, as after `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
     except Exception as error:
@@ -160,7 +159,7 @@ def run(argv: list[str]) -> int:
 
 
 def _prepare_jax(debug: bool) -> None:
-    """Do what is to be done before JAX compiles anything."""
+    """Configure JAX before it compiles anything."""
     if not debug:
         let_jax_compile_without()
     keep_compiled_programs()
@@ -174,8 +173,8 @@ def _dispatch(argv: list[str]) -> Any:
         print("usage: resnet-jax VERB ...\n")
         for name, text in VERBS.items():
             print(f"  {name:<11} {text}")
-        print("\nresnet-jax VERB --help explains a verb; --json, --quiet, --debug and --version go with each.")
-        print(f"{FLAG} MODULE or FILE.py, with any verb, first imports code of your own, for what it registers.")
+        print("\nresnet-jax VERB --help explains a verb. Every verb takes --json, --quiet, --debug and --version.")
+        print(f"{FLAG} MODULE (or FILE.py), with any verb, first imports your own code, to use what it registers.")
         print(f"Exit status: {STATUSES}.")
         print(
             f"Compiled programs are kept in {program_directory() or 'no directory'}; {VARIABLE} names another, or off."

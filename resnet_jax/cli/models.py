@@ -1,4 +1,4 @@
-"""``resnet-jax models [PATTERN]``: the named networks and their exact sizes."""
+"""``resnet-jax models [PATTERN]``: list the named networks and their exact sizes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class ModelsOptions:
     """Options of ``models``."""
 
     pattern: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[PATTERN]")] = "*"
-    """Shell-style pattern, such as 'resnet*_cifar'."""
+    """A shell-style pattern, such as 'resnet*_cifar'."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> list[dict[str, Any]]:
     """Count and return one object per network."""
-    options = parse(ModelsOptions, argv, verb="models", about="List networks: parameters, statistics, multiply-adds.")
+    options = parse(ModelsOptions, argv, verb="models", about="List networks with parameters and multiply-adds.")
     from resnet_jax.errors import UsageError
     from resnet_jax.models import MODELS, count, create_model, list_models
     from resnet_jax.report.text import say

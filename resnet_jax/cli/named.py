@@ -1,4 +1,4 @@
-"""What verbs are given, looked at before anything slow is loaded: runs, names of published weights, named networks."""
+"""Resolution of run directories, published weights and networks by name, before anything slow is loaded."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 
 
 def run_directory(given: Path) -> Path:
-    """Return ``given``; of the name of published weights, a run directory of these in the cache, fetched if need be.
+    """Return ``given``, or for the name of published weights the run directory in the cache, fetched first if
+    necessary.
 
-    A file or folder of that name goes before. What is fetched is said on standard error.
+    A file or folder of that name takes precedence. Downloads are reported on standard error.
 
     Raises:
-        DataError: the weights cannot be had, or are not what they should be.
-        UsageError: a word that is neither, but near to the name of weights, or the name of a network.
+        DataError: if the weights cannot be fetched, or their checksum is wrong.
+        UsageError: if the word is neither, but close to the name of published weights, or is the name of a network.
     """
     if given.exists() or len(given.parts) != 1:
         return given
@@ -28,7 +29,7 @@ def run_directory(given: Path) -> Path:
 
 
 def _suggest(name: str) -> None:
-    """Raise an error that names the weights which may be meant; of a word that is like none do nothing."""
+    """Raise an error that suggests similar weights, if there are any."""
     import difflib
 
     from resnet_jax.errors import UsageError, either
@@ -51,11 +52,11 @@ def _suggest(name: str) -> None:
 
 
 def existing_run(given: Path) -> Path:
-    """Return :func:`run_directory`, which holds a run.
+    """Return :func:`run_directory`, and make sure that it contains a run.
 
     Raises:
-        DataError: weights of that name cannot be had, or are not what they should be.
-        UsageError: it is no run directory.
+        DataError: if the weights of that name cannot be fetched, or their checksum is wrong.
+        UsageError: if it is not a run directory.
     """
     from resnet_jax.runs.directory import RunDirectory
 
@@ -63,10 +64,10 @@ def existing_run(given: Path) -> Path:
 
 
 def require_networks(*names: str) -> None:
-    """Refuse names that no network has.
+    """Reject unknown network names.
 
     Raises:
-        UsageError: with the nearest.
+        UsageError: if a name is unknown; it suggests the nearest ones.
     """
     from resnet_jax.models.rows import MODELS
 

@@ -1,4 +1,4 @@
-"""Parsing shared by the verbs: tyro over a dataclass, its errors on one screen, help of verbs that have verbs."""
+"""Argument parsing that the verbs share: tyro over a dataclass, concise errors, and the help of sub-verbs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from resnet_jax.runtime.paths import expand_paths
 T = TypeVar("T")
 
 HELP = ("-h", "--help")
-#: Options of every verb that may also stand before it.
+#: Options of every verb that may also precede it.
 ANYWHERE = ("--json", "--debug", "--quiet")
 
 
@@ -30,14 +30,14 @@ class Common:
     """Options of every verb."""
 
     json: bool = False
-    """Print one JSON object as the last line of standard output; everything else goes to standard error."""
+    """Print one JSON object as the last line of standard output. Everything else goes to standard error."""
     debug: bool = False
-    """Show the traceback of an error."""
+    """Show the full traceback of an error."""
     quiet: bool = False
-    """Print nothing but errors and warnings; with --json also the object."""
+    """Print only errors and warnings, and with --json the JSON object."""
 
 
-#: Short forms of how a network is computed, in the verbs that measure it.
+#: Short forms of the options for how a network is computed, in the verbs that measure it.
 HOW_COMPUTED = {"--dtype": "--model.dtype", "--execution": "--model.execution", "--remat": "--model.remat"}
 
 
@@ -50,20 +50,21 @@ def parse(
     default: T | None = None,
     short: Mapping[str, str] | None = None,
 ) -> T:
-    """Parse ``argv`` into the dataclass ``kind``; exits with status 2 and a message if it does not fit.
+    """Parse ``argv`` into the dataclass ``kind``; print a message and exit with status 2 if it does not fit.
 
-    ``~`` in a path is the home directory. Options may be spelled as before (:mod:`resnet_jax.runs.legacy`).
+    ``~`` in a path is expanded to the home directory. Old spellings of options are accepted
+    (:mod:`resnet_jax.runs.legacy`).
 
     Args:
         kind: the dataclass.
-        argv: the words.
-        verb: for messages and help.
+        argv: the arguments.
+        verb: the verb, for messages and help.
         about: the first lines of the help.
-        default: an instance whose values are the defaults.
-        short: short forms of options, with what they are short for.
+        default: an instance that provides the defaults.
+        short: short forms of options -> their long forms.
 
     Raises:
-        UsageError: an option that the verb does not have, with the nearest three.
+        UsageError: if the verb does not have an option; it suggests the three nearest.
     """
     if _asks.get():
         raise _AskedFor(kind, short or {})
@@ -86,7 +87,7 @@ _asks: ContextVar[bool] = ContextVar("asks", default=False)
 
 
 class _AskedFor(BaseException):
-    """Carries what a verb parses to who asked for it."""
+    """Carries the dataclass and short forms of a verb to :func:`asked_for`."""
 
     def __init__(self, kind: type, short: Mapping[str, str]):
         super().__init__(kind.__name__)
@@ -94,11 +95,12 @@ class _AskedFor(BaseException):
 
 
 def asked_for(verb: Any, argv: list[str]) -> tuple[type, Mapping[str, str]]:
-    """Return the dataclass that a verb parses these words into, and its short forms; nothing is parsed or done.
+    """Return the dataclass that a verb parses these arguments into, and its short forms, without parsing or running
+    anything.
 
     Args:
-        verb: its module.
-        argv: words with which it would explain itself.
+        verb: the verb's module.
+        argv: arguments for which it would print its help.
     """
     token = _asks.set(True)
     try:
@@ -112,7 +114,7 @@ def asked_for(verb: Any, argv: list[str]) -> tuple[type, Mapping[str, str]]:
 
 @functools.cache
 def _sections() -> Any:
-    """Return what tells tyro of sections that say their options themselves, such as a network's, and of ranges."""
+    """Return the settings that tell tyro about ranges and about sections that define their own options."""
     from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
     registry = ConstructorRegistry()
@@ -155,7 +157,7 @@ def _immutable(value: Any) -> Any:
 
 
 def _with_range(text: str, hint: Any) -> str:
-    """Return the help of an option with the range of its annotation, or the names that are registered for it."""
+    """Return the help of an option, extended by the range of its annotation or the names registered for it."""
     said, names = range_of(hint), listed(hint)
     if names:
         return f"{text.removesuffix('.')}: {names}."
@@ -163,10 +165,10 @@ def _with_range(text: str, hint: Any) -> str:
 
 
 def spelled_out(argv: Sequence[str], short: Mapping[str, str]) -> list[str]:
-    """Return the words with short forms of options spelled out.
+    """Return the arguments with short forms of options spelled out.
 
     Raises:
-        UsageError: an option is given in both forms.
+        UsageError: if an option is given in both forms.
 
     >>> spelled_out(["--model", "resnet18", "--model.stem=cifar"], {"--model": "--model.name"})
     ['--model.name', 'resnet18', '--model.stem=cifar']
@@ -181,10 +183,10 @@ def spelled_out(argv: Sequence[str], short: Mapping[str, str]) -> list[str]:
 
 
 def require_known(kind: type, argv: Sequence[str], verb: str) -> None:
-    """Refuse an option that is not one of the verb's, and a word that is none of those an option takes.
+    """Reject options that the verb does not have, and values that an option does not accept.
 
     Raises:
-        UsageError: with the nearest three.
+        UsageError: if there is one; it suggests the three nearest.
     """
     flags = option_flags(kind)
     known = {*flags, *HELP, *(_negative(option) for option in flags)}
@@ -209,7 +211,7 @@ def require_known(kind: type, argv: Sequence[str], verb: str) -> None:
 
 
 def option_flags(kind: type, prefix: str = "") -> dict[str, Any]:
-    """Return the options of a dataclass as tyro calls them, those of its sections too, each with its annotation.
+    """Return the options of a dataclass and its sections, as tyro spells them, with their annotations.
 
     >>> list(option_flags(Common))
     ['--json', '--debug', '--quiet']
@@ -231,13 +233,13 @@ def option_flags(kind: type, prefix: str = "") -> dict[str, Any]:
 
 
 def _negative(option: str) -> str:
-    """Return how a switch is turned off: ``--data.no-flip``."""
+    """Return the flag that turns a switch off: ``--data.no-flip``."""
     *path, name = option.removeprefix("--").split(".")
     return "--" + ".".join([*path, f"no-{name}"])
 
 
 def flags_last(argv: Sequence[str]) -> list[str]:
-    """Return the words with those at the beginning that may stand anywhere at the end.
+    """Return the arguments with leading options that may stand anywhere moved to the end.
 
     >>> flags_last(["--json", "profile", "x"])
     ['profile', 'x', '--json']
@@ -247,28 +249,28 @@ def flags_last(argv: Sequence[str]) -> list[str]:
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:
-    """Return whether the first word asks for help."""
+    """Return whether the first argument asks for help."""
     return bool(argv) and argv[0] in HELP
 
 
 def list_verbs(verb: str, verbs: Mapping[str, str], more: str) -> str:
-    """Return the help of a verb that has verbs of its own: a line each."""
+    """Return the help of a verb with sub-verbs, one line each."""
     width = max(map(len, verbs))
     lines = [f"usage: resnet-jax {verb} VERB ...", "", *(f"  {name:<{width}}  {text}" for name, text in verbs.items())]
-    return "\n".join([*lines, "", f"{more}resnet-jax {verb} VERB --help explains one."])
+    return "\n".join([*lines, "", f"{more}resnet-jax {verb} VERB --help explains a verb."])
 
 
 def console_for(common: Common) -> Console:
-    """Return where people read: standard output, or standard error when a program reads standard output.
+    """Return the console for people: standard output, or standard error if a program reads standard output.
 
-    Of several processes the first one is read.
+    With several processes, only the first one prints.
     """
     launch = started()
     return PlainConsole(stderr=common.json, quiet=common.quiet or (launch is not None and launch.index > 0))
 
 
 def typed_fields(argv: Sequence[str], of: str) -> frozenset[str]:
-    """Return which fields of a part of the configuration were typed, whatever their values.
+    """Return the fields of one section of the configuration that were given on the command line, whatever their values.
 
     >>> sorted(typed_fields(["--optim.schedule.warmup", "1 epochs", "--optim.schedule.end-value=0"], "optim.schedule"))
     ['end_value', 'warmup']

@@ -1,6 +1,8 @@
-"""Whether a default fits its annotation, for tyro, which else loads typeguard (and with it asyncio and unittest.mock).
+"""A quick check of whether a default fits its annotation, so that tyro does not load typeguard, asyncio and
+unittest.mock.
 
-That takes a quarter of the time of a ``--help``. What is not decided here is decided as before.
+Loading those takes a quarter of the time of a ``--help``. Cases that are not handled here are decided by tyro as
+before.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ def fits(hint: Any, value: Any, otherwise: Callable[[Any, Any], bool]) -> bool:
     Args:
         hint: the annotation.
         value: the value.
-        otherwise: what decides of other annotations than unions, tuples, ``Any`` and None.
+        otherwise: decides all annotations other than unions, tuples, ``Any`` and None.
 
     >>> def never(hint, value): raise AssertionError(hint)
     >>> fits(tuple[str, ...] | None, None, never), fits(tuple[None, ...], (None, 1), never)
@@ -42,10 +44,10 @@ def fits(hint: Any, value: Any, otherwise: Callable[[Any, Any], bool]) -> bool:
 
 
 def let_tyro_decide_quickly() -> bool:
-    """Let tyro ask :func:`fits`.
+    """Make tyro use :func:`fits`.
 
     Returns:
-        Whether this version of tyro lets it be done; else it is as quick as it is.
+        Does nothing if this version of tyro does not support it; tyro is then as slow as before.
     """
     try:
         from tyro import _resolver

@@ -1,4 +1,4 @@
-"""``resnet-jax plan MODEL``: what a train step will need, on a machine one does not have yet."""
+"""``resnet-jax plan MODEL``: plan what a train step will need, even for a machine you do not have yet."""
 
 from __future__ import annotations
 
@@ -22,55 +22,55 @@ class PlanOptions:
     """Options of ``plan``."""
 
     network: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NETWORK")]
-    """The network, as `resnet-jax models` names it."""
+    """The network, by a name that `resnet-jax models` lists."""
     batch: int | None = None
-    """Images of a step, on all devices together."""
+    """Images per step, over all devices."""
     devices: int = 1
-    """Devices to share the batch."""
+    """The number of devices that share the batch."""
     chips: str | None = None
-    """Plan for these accelerators, which need not be there: v5e:4x4, v6e:2x2, v4:2x2x1, v5p:2x2x1 (a slice of TPUs),
-    h100, h200 or a100, with :N for several. It needs the extra tpu or cuda12."""
+    """Plan for these accelerators, which need not be present: a slice of TPUs (v5e:4x4, v6e:2x2, v4:2x2x1, v5p:2x2x1),
+    or h100, h200 or a100, with :N for several. This needs the extra tpu or cuda12."""
     batch_per_chip: int | None = None
-    """With chips: images of a step on each."""
+    """With --chips: images per step on each chip."""
     infer: bool = False
-    """With chips: the forward pass, batch norm folded, in place of the train step."""
+    """With --chips: plan the forward pass with batch norm folded, instead of the train step."""
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
-    """With chips: what the outputs mean."""
+    """With --chips: what the outputs mean."""
     augment: tuple[str, ...] | None = None
-    """With chips: transforms of the training images, as data.augment; those of the device are in the step (default: a
-    crop and flip, as for images of this size)."""
+    """With --chips: transforms of the training images, as in data.augment; those that run on the device are part of the
+    step (default: a crop and a flip, as for images of this size)."""
     effort: Literal["full", "low"] = "full"
-    """With chips: of the compiler for TPUs: full as in a run, or low, which takes a tenth of the time and finds a
-    program that is not the best."""
+    """With --chips: optimization effort of the TPU compiler. full is what a run uses; low takes a tenth of the time but
+    finds a slower program."""
     largest_batch: bool = False
-    """With chips: search the largest batch per chip that fits, by compiling several."""
+    """With --chips: find the largest batch per chip that fits, by compiling several."""
     text: Path | None = None
-    """With chips: write the text of the compiled program to this file."""
+    """With --chips: write the text of the compiled program to this file."""
     image_size: int | None = None
-    """Side of the images in pixels (default: the network's own)."""
+    """Side of the images in pixels (default: the network's own size)."""
     model: ModelChanges = dataclasses.field(default_factory=ModelChanges)
-    """What is changed of the named network; --dtype, --execution and --remat are short for --model.dtype, ... (default
-    dtype: float32, with chips bfloat16)."""
+    """Changes to the named network. --dtype, --execution and --remat are short for --model.dtype and so on (default
+    dtype: float32, or bfloat16 with --chips)."""
     accumulate: int = 1
-    """Micro-batches of a step."""
+    """Micro-batches per step (gradient accumulation)."""
     placement: Literal["replicated", "fsdp"] = "replicated"
-    """How parameters and optimizer state lie: replicated on every device, or fsdp, cut over them."""
+    """Where parameters and optimizer state live: replicated on every device, or sharded over the devices (fsdp)."""
     fsdp_devices: int | None = None
-    """With placement fsdp: over how many devices (default: all)."""
+    """With --placement fsdp: the number of devices to shard over (default: all)."""
     forms: Literal["auto", "plain"] = "auto"
-    """How operations are computed: see train.forms."""
+    """How operations are computed; see train.forms."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
-#: Options that only a plan for chips has, and their values where they are not given.
+#: Options that apply only to a plan for chips, and their default values.
 OF_CHIPS = ("batch_per_chip", "infer", "augment", "effort", "largest_batch", "text", "task")
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Compile for fake devices, or for chips, and return what it says."""
+    """Compile for simulated devices or for chips, and return the plan."""
     about = (
-        "Parameters, operations, memory of each device and compile time of the train step; nothing runs. With --chips "
-        "the real step is compiled for TPUs or GPUs that need not be there."
+        "Report parameters, operations, memory per device and compile time of the train step, without running it. "
+        "With --chips the real step is compiled for TPUs or GPUs that need not be present."
     )
     options = parse(PlanOptions, argv, verb="plan", about=about, short=HOW_COMPUTED)
     require_networks(options.network)

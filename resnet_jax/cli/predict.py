@@ -1,4 +1,4 @@
-"""``resnet-jax predict RUN_DIR IMAGE...``: the likeliest classes of images, their labels, or values."""
+"""``resnet-jax predict RUN_DIR IMAGE...``: print the most likely classes, the labels or the values of images."""
 
 from __future__ import annotations
 
@@ -21,32 +21,33 @@ class PredictOptions:
     """Options of ``predict``."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
-    """The run directory, or a name that `weights list` lists."""
+    """A run directory, or a name from `weights list`."""
     images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE ...")]
-    """Image files, folders (with all below them), quoted patterns such as 'shots/**/*.jpg', or - for a list of files on
-    standard input, one a line. Any number: they are read and answered batch by batch."""
+    """Image files, folders (searched recursively), quoted patterns such as 'shots/**/*.jpg', or - to read file names
+    from standard input, one per line. There is no limit on their number; they are processed batch by batch."""
     top: int = 5
-    """Classes to show for each image; labels over their threshold, and values, are all shown."""
+    """Number of classes to show per image. Labels above their threshold, and values, are always all shown."""
     batch_size: int = 16
-    """Images computed at a time."""
+    """Images per batch."""
     out: Path | None = None
-    """Write the results to this file as they come, instead of showing them: .csv, or .jsonl (one object a line);
-    boxes: .json (COCO's format, whole at the end) or .jsonl."""
+    """Write the results to this file as they are computed, instead of printing them: .csv, or .jsonl (one object per
+    line). For boxes: .json (COCO format, written at the end) or .jsonl."""
     pixels: Path | None = None
-    """Segmentation: write the class of every pixel of each image to this folder, NAME.png (values are classes), and the
-    image in their colours, NAME_overlay.png."""
+    """Segmentation: write the class of every pixel to NAME.png in this folder (pixel values are class numbers), and the
+    image with the classes overlaid in color to NAME_overlay.png."""
     checkpoint: str | None = None
-    """last or best (default: the one the run tested)."""
+    """The checkpoint to use: last or best (default: the one the run tested)."""
     data: ImagePreparation = dataclasses.field(default_factory=ImagePreparation)
-    """How the images are prepared, where that is not the run's own way."""
+    """How to prepare the images, if not as the run does."""
     class_names: Path | None = None
-    """File with the names of the network's outputs, one a line in their order (default: what the run knows)."""
+    """A file with the names of the network's outputs, one per line in output order (default: the names stored in the
+    run)."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> Any:
-    """Predict; return one object per image, or how many there were, with ``--out``."""
-    options = parse(PredictOptions, argv, verb="predict", about="Name what is in images.")
+    """Predict; return one object per image, or the number of images with ``--out``."""
+    options = parse(PredictOptions, argv, verb="predict", about="Predict classes, labels, values or boxes of images.")
     from resnet_jax.errors import DataError, PartialError, UsageError
 
     if not options.images:
@@ -92,7 +93,7 @@ def run(argv: list[str]) -> Any:
         for name, why in named.problems:
             results.add(name, (), (), f"{name}: {why}")
     if named.left_out.counts:
-        say(failures, f"{named.left_out.counts.total():,} files left out, for they are no images: {named.left_out}")
+        say(failures, f"{named.left_out.counts.total():,} files skipped because they are not images: {named.left_out}")
     for line in predictor.said():
         say(failures, line)
     if results.bad:

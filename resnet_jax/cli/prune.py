@@ -1,4 +1,4 @@
-"""``resnet-jax prune RUN --out DIR``: a smaller network of a trained one, fine-tuned and timed."""
+"""``resnet-jax prune RUN --out DIR``: make a smaller network from a trained one, fine-tune it and measure its speed."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ class PruneOptions:
     """Options of ``prune``."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
-    """The run directory, trained or imported, or a name that `weights list` lists."""
+    """A run directory, trained or imported, or a name from `weights list`."""
     out: Path
-    """The directory to write: with one ratio a run directory, with several one of each."""
+    """The output directory: a run directory for one ratio, or a directory of them for several."""
     how: Annotated[HowToPrune, tyro.conf.arg(name="")] = dataclasses.field(default_factory=HowToPrune)
-    """What goes."""
+    """What to remove."""
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=RunConfig)
-    """Options of the data and of the fine-tuning, in place of the run's own."""
+    """Options for the data and the fine-tuning, which override the run's own."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 ABOUT = (
-    "Remove channels and blocks that matter least, so that the network is smaller and faster, and write it as a run "
-    "directory: train, eval, predict and export take it. With --finetune it is trained on with the run's own recipe. "
-    "Several ratios make a table of accuracy against speed. --by magnitude makes single weights zero, which stay so in "
-    "training; --by lottery does so in rounds and goes back to an early step."
+    "Remove the least important channels and blocks, and write the smaller, faster network as a run directory for "
+    "train, eval, predict and export. With --finetune it is trained further with the run's own recipe. Several ratios "
+    "give a table of accuracy against speed. --by magnitude zeroes individual weights, which stay zero in training; "
+    "--by lottery does so in rounds, each of which rewinds to an early step."
 )
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Prune; return what was made."""
+    """Prune the network and return what was made."""
     words = translate_flags(translate(flags_last(argv)), ())
     options = parse(PruneOptions, words, verb="prune", about=ABOUT)
     given, console = typed_values(options.config, words), console_for(options.common)

@@ -1,4 +1,4 @@
-"""``resnet-jax quantize RUN_DIR --out FILE.onnx``: the network in 8 bits, and what the file is worth in its runtime."""
+"""``resnet-jax quantize RUN_DIR --out FILE.onnx``: quantize a network to 8 bits, and measure the file."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ class QuantizeOptions:
     """Options of ``quantize``."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
-    """The run directory, or a name that `weights list` lists."""
+    """A run directory, or a name from `weights list`."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.onnx")] = None
-    """The file to write; of several kinds each has its kind in the name."""
+    """The file to write. With several kinds, each file has its kind in its name."""
     how: Annotated[Quantization, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Quantization)
-    """How."""
+    """How to quantize."""
     train_source: str | None = None
-    """folder:PATH, npz:PATH or tfds:NAME: training images to calibrate on, of a run that was imported and has none
-    (default: the run's own)."""
+    """Training images to calibrate on, for an imported run that has none: folder:PATH, npz:PATH or tfds:NAME (default:
+    the run's own)."""
     test_source: str | None = None
-    """The same: images to measure the accuracy on (default: the run's own test split)."""
+    """Images to measure the accuracy on, in the same form (default: the run's own test split)."""
     measure: bool = True
-    """Measure accuracy and images a second of every file in ONNX Runtime, and in OpenVINO where it is installed, beside
-    the float network's."""
+    """Measure accuracy and throughput of every file in ONNX Runtime, and in OpenVINO if it is installed, next to the
+    float network's."""
     pixels: bool = False
-    """The file takes pixels as they are stored, (N, height, width, channels), and normalizes them itself."""
+    """Make the file take pixels as they are stored, (N, height, width, channels), and normalize them itself."""
     threads: AtLeast1 | None = None
-    """Threads of the runtimes when they are measured (default: as they choose)."""
+    """Threads of the runtimes during the measurement (default: the runtime's own choice)."""
     batch: AtLeast1 = 16
-    """Images of a call whose time is taken."""
+    """Batch size of the timed calls."""
     checkpoint: str | None = None
-    """last or best (default: the one the run tested)."""
+    """The checkpoint to use: last or best (default: the one the run tested)."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Write the files; return what they are worth."""
+    """Write the files, and return their accuracy and speed."""
     options = parse(
-        QuantizeOptions, argv, verb="quantize", about="Write the network in 8 bits, as ONNX, and measure it."
+        QuantizeOptions, argv, verb="quantize", about="Quantize a network to 8 bits as ONNX, and measure it."
     )
     if options.out is None:
         raise UsageError("say where to write: resnet-jax quantize RUN_DIR --out FILE.onnx")

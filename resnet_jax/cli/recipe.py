@@ -1,4 +1,4 @@
-"""The recipe that a verb begins with: which one, what is left of the arguments, and whose values the help shows."""
+"""The recipe that a verb's first argument names, the remaining arguments, and the defaults that the help shows."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class NamedRecipe:
     """What the first argument names.
 
     Attributes:
-        name: as it was given; RECIPE in the help of the verb itself.
-        config: its values; in the help of the verb itself those of a recipe that sets none.
-        about: for the help: which recipes there are, and whose values are shown.
-        rest: the other arguments.
+        name: the name as given; RECIPE in the help of the verb itself.
+        config: the recipe's values; in the help of the verb itself, those of a recipe that sets nothing.
+        about: text for the help: which recipes exist, and whose defaults are shown.
+        rest: the remaining arguments.
     """
 
     name: str
@@ -33,10 +33,10 @@ class NamedRecipe:
 
 
 def named_recipe(argv: Sequence[str], verb: str) -> NamedRecipe:
-    """Take the recipe off the arguments.
+    """Separate the recipe from the other arguments.
 
     Raises:
-        UsageError: none is named, or there is no such recipe.
+        UsageError: if no recipe is named, or there is no such recipe.
     """
     words = translate(flags_last(argv))
     known = f"Recipes: digits and {len(list_recipes()) - 1} more (resnet-jax recipes), or the path of a YAML file."
@@ -44,7 +44,7 @@ def named_recipe(argv: Sequence[str], verb: str) -> NamedRecipe:
         words = [*words[1:], words[0]]  # --help digits
     if asks_for_help(words):
         about = (
-            f"{known} The defaults shown are those of a recipe file that does not set them; each recipe has its own: "
+            f"{known} The defaults shown apply to a recipe file that does not set them; each recipe has its own: "
             f"resnet-jax {verb} RECIPE --help."
         )
         return NamedRecipe("RECIPE", RunConfig(), about, words)
@@ -65,10 +65,10 @@ def named_recipe(argv: Sequence[str], verb: str) -> NamedRecipe:
 
 
 def require_recipe(config: RunConfig, recipe: NamedRecipe) -> None:
-    """Refuse ``--recipe``, which only says where a configuration comes from.
+    """Reject ``--recipe``, which only records where a configuration comes from.
 
     Raises:
-        UsageError: it was given.
+        UsageError: if it was given.
     """
     if config.recipe != recipe.config.recipe:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""``resnet-jax recipes [NAME]``: the shipped recipes with what they promise, or one of them in full."""
+"""``resnet-jax recipes [NAME]``: list the shipped recipes with their expected figures, or show one in full."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class RecipesOptions:
     """Options of ``recipes``."""
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[NAME]")] = ""
-    """One of them, or the path of a recipe file of your own, in full (default: a table of all)."""
+    """A recipe, or the path of your own recipe file, to show in full (default: a table of all recipes)."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> Any:
-    """Print and return them: an object a recipe, or of one its options too."""
-    options = parse(RecipesOptions, argv, verb="recipes", about="List recipes: source, published and expected figures.")
+    """Print and return one object per recipe; for a single recipe it includes the options."""
+    options = parse(RecipesOptions, argv, verb="recipes", about="List recipes with published and expected figures.")
     from resnet_jax.report.text import say
     from resnet_jax.runs.config import config_to_dict, config_to_yaml
     from resnet_jax.runs.recipe_table import HEADER, cells, expected_text, figure, recipe_rows, text_table

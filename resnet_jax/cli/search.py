@@ -1,4 +1,4 @@
-"""``resnet-jax search RECIPE --space FILE``: look for better options, many trials in one compiled program."""
+"""``resnet-jax search RECIPE --space FILE``: search for better options, with many trials in one compiled program."""
 
 from __future__ import annotations
 
@@ -20,42 +20,43 @@ class SearchOptions:
     """Options of ``search``."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
-    """What all trials share."""
+    """The configuration that all trials share."""
     space: Path | None = None
-    """YAML file of what varies: 'optim.learning_rate: {log: [0.01, 1]}', {range: [0, 0.5]}, {int: [1, 5]} or {choice:
-    [batch, group]}; and 'seed: each' for another seed every trial."""
+    """A YAML file of the options to search: 'optim.learning_rate: {log: [0.01, 1]}', {range: [0, 0.5]}, {int: [1, 5]}
+    or {choice: [batch, group]}. Add 'seed: each' to give every trial its own seed."""
     trials: AtLeast1 | None = None
-    """Trials in all; it may be raised later."""
+    """The total number of trials. You can raise it later."""
     budget: str | None = None
-    """Time in all, such as '30 min', compilation included; it may be raised later. No trial is begun that would not
-    end in time."""
+    """The total time, such as '30 min', including compilation. You can raise it later. No trial is started that would
+    not finish in time."""
     lanes: AtLeast1 | None = None
-    """Trials trained side by side in one program (default: 8)."""
+    """The number of trials trained side by side in one program (default: 8)."""
     sampler: Literal["tpe", "random", "qmc"] = "tpe"
-    """What proposes: tpe (tree-structured Parzen estimator), random, or qmc (a Sobol sequence)."""
+    """How trials are proposed: tpe (tree-structured Parzen estimator), random, or qmc (a Sobol sequence)."""
     eta: AtLeast1 = 3
-    """Successive halving: at length/eta^k updates the best 1/eta of the trials go on. 1: all have the whole length."""
+    """Successive halving: after length/eta^k updates, only the best 1/eta of the trials continue. With 1, all trials
+    run for the full length."""
     halving: bool = True
-    """Whether trials are halved; --no-halving is --eta 1."""
+    """Whether to use successive halving; --no-halving is the same as --eta 1."""
     finalists: AtLeast0 = 4
-    """At the end train so many of the best trials of the whole length again, with two more seeds each, and take the one
-    of the best mean on the validation images; 0: the best by its own seed."""
+    """At the end, train this many of the best full-length trials again with two more seeds each, and select the one
+    with the best mean on the validation images. With 0, the best trial is selected by its own seed alone."""
     confirm: AtLeast0 = 0
-    """At the end train the best and the recipe's own values with so many seeds, and test them."""
+    """At the end, train the best values and the recipe's own values with this many seeds, and test them."""
     out: Path | None = None
-    """Where it goes (default: runs/search-RECIPE-HASH; the same command goes on in the same directory)."""
+    """The output directory (default: runs/search-RECIPE-HASH). Run the same command again to resume."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 ABOUT = (
-    "Search for better options of a recipe. Optuna proposes; trials that differ only in numbers (rate, decay, "
-    "momentum, smoothing, strength of augmentation, drop rates, seed) are lanes of one compiled program, others come "
-    "in waves. They are compared on the validation images; the test images are left alone."
+    "Search for better options of a recipe. Optuna proposes the trials. Trials that differ only in numbers (learning "
+    "rate, decay, momentum, smoothing, augmentation strength, drop rates, seed) run as lanes of one compiled program; "
+    "the others run in waves. Trials are compared on the validation images; the test images are not used."
 )
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Search and return the result."""
+    """Run the search and return the result."""
     recipe = named_recipe(argv, "search")
     options = parse(
         SearchOptions,

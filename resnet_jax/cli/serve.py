@@ -1,4 +1,4 @@
-"""``resnet-jax serve RUN_DIR|FILE``: a server that names what is in images, and a page for people."""
+"""``resnet-jax serve RUN_DIR|FILE``: serve a network over HTTP, with a web page to try it."""
 
 from __future__ import annotations
 
@@ -21,38 +21,39 @@ class ServeOptions:
     """Options of ``serve``."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR|FILE")]
-    """A run directory, a name that `weights list` lists, or a file that `resnet-jax export` wrote."""
+    """A run directory, a name from `weights list`, or a file written by `resnet-jax export`."""
     port: int = 8000
-    """Where to listen; 0: a free one, which is printed."""
+    """The port to listen on. 0 picks a free one and prints it."""
     host: str = "127.0.0.1"
-    """Address to listen at; 0.0.0.0 for all of this machine's."""
+    """The address to listen on; 0.0.0.0 for all addresses of this machine."""
     token_file: Path | None = None
-    """File with a token that requests must have: Authorization: Bearer TOKEN (default: the environment variable
-    RESNET_JAX_SERVE_TOKEN, if there is one)."""
+    """A file with a token that requests must send as Authorization: Bearer TOKEN (default: the environment variable
+    RESNET_JAX_SERVE_TOKEN, if set)."""
     heatmap: bool = True
-    """Answer /explain: pictures of where a class is seen."""
+    """Serve /explain, which returns heatmaps of where a class is seen."""
     drift: bool = True
-    """Compare the images with the run's reference (drift.npz, which `resnet-jax drift` writes), if it has one."""
+    """Compare the images with the run's reference (drift.npz, written by `resnet-jax drift`), if it has one."""
     drift_window: AtLeast1 = 256
-    """Images that are compared at a time, 16 or more."""
+    """Images compared at a time, at least 16."""
     access_log: Literal["json", "none"] = "json"
-    """A line of JSON for each request, on standard error; or none."""
+    """Write one line of JSON per request to standard error, or none."""
     checkpoint: str | None = None
-    """last or best (default: the one the run tested)."""
+    """The checkpoint to use: last or best (default: the one the run tested)."""
     batching: Batching = dataclasses.field(default_factory=Batching)
-    """How images become batches."""
+    """How images are batched."""
     limits: Limits = dataclasses.field(default_factory=Limits)
-    """What is refused, and when."""
+    """What is rejected, and when."""
     data: ImagePreparation = dataclasses.field(default_factory=ImagePreparation)
-    """How the images are prepared, where that is not the run's own way."""
+    """How to prepare the images, if not as the run does."""
     class_names: Path | None = None
-    """File with the names of the network's outputs, one a line in their order (default: what the run knows)."""
+    """A file with the names of the network's outputs, one per line in output order (default: the names stored in the
+    run)."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> Any:
-    """Serve until a signal."""
-    options = parse(ServeOptions, argv, verb="serve", about="Serve a network: a page for people, HTTP for programs.")
+    """Serve until a signal arrives."""
+    options = parse(ServeOptions, argv, verb="serve", about="Serve a network over HTTP, with a web page to try it.")
     from resnet_jax.deploy.drift_watch import reference_path
     from resnet_jax.deploy.serve.access import read_token
     from resnet_jax.deploy.serve.app import Service
@@ -80,7 +81,7 @@ def run(argv: list[str]) -> Any:
     metrics, log = Metrics(), AccessLog(sys.stderr if options.access_log == "json" else None)
     watch = Watch(engine, reference_path(run), options.drift_window, metrics, log) if watched else None
     if options.drift and watch is None:
-        say(console, f"No reference of images: `resnet-jax drift {options.run}` makes one, and drift is watched then")
+        say(console, f"No reference images: `resnet-jax drift {options.run}` creates them, to monitor drift")
     heatmap = heatmap_of(engine) if options.heatmap else None
     service = Service(engine, options.batching, limits, metrics, heatmap=heatmap, watch=watch)
     serve(service, bound, host=options.host, token=token, log=log, say=lambda text: say(console, text))

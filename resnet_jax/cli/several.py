@@ -1,4 +1,4 @@
-"""The command line in several processes: which verbs they share, and that one of them prints."""
+"""The command line in several processes: which verbs use all of them, and how only one prints."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from resnet_jax.runtime.distributed import SWITCH, Launch, find_launch, initiali
 from resnet_jax.runtime.launcher import end_with_launcher
 from resnet_jax.runtime.processes import is_agreed
 
-#: Verbs that several processes do together; the others are of one.
+#: Verbs that all processes work on together; the others run in one process.
 SHARED = ("train", "eval", "ablate")
 
 
 @contextlib.contextmanager
 def several_processes(argv: Sequence[str]) -> Iterator[bool]:
-    """Start the processes of a command, if a launcher started several; yields whether this one has something to do.
+    """Start the processes of a command if a launcher started several; yields whether this process has work to do.
 
-    The first does what it would do alone, of the verbs that are not shared. The others print nothing on standard
-    output, nor do the C++ libraries of any: Gloo would, a line for every group of devices.
+    For verbs that are not shared, only the first process works, as it would alone. The others print nothing on standard
+    output, and neither do the C++ libraries of any process: Gloo would print a line per group of devices.
 
     Args:
-        argv: the words of the command.
+        argv: the arguments of the command.
 
     Raises:
-        UsageError: the launcher says too little.
-        RunError: the processes did not come together.
+        UsageError: if the launcher provides too little information.
+        RunError: if the processes could not connect to each other.
     """
     launch = find_launch()
     if launch is None:
@@ -59,7 +59,7 @@ def several_processes(argv: Sequence[str]) -> Iterator[bool]:
 
 
 def said_elsewhere(error: BaseException) -> bool:
-    """Return whether the first of several processes says this error, which all of them raise."""
+    """Return whether another process, the first, already reports this error, which all of them raise."""
     launch = started()
     return launch is not None and launch.index > 0 and is_agreed(error)
 
@@ -72,7 +72,7 @@ def _verb(argv: Sequence[str]) -> str:
 
 
 def _print_once(launch: Launch) -> None:
-    """Keep standard output for what the first process prints by Python."""
+    """Reserve standard output for what the first process prints from Python."""
     stream = sys.stdout
     if stream is None:
         return

@@ -1,8 +1,8 @@
-r"""Standard output and standard error that never stop the work.
+r"""Standard output and standard error streams whose failure never stops the work.
 
-A character that the encoding does not have is written as its escape (``\u2500``). A stream that cannot be written any
-more (a closed pipe, a full disk) is left alone from then on: what a command makes is in files, and its exit status says
-that the stream failed.
+A character that the encoding lacks is written as its escape (``\u2500``). A stream that can no longer be written (a
+closed pipe, a full disk) is ignored from then on: a command's results are in files, and its exit status reports that
+the stream failed.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import logging
 import sys
 from typing import Any, TextIO, cast
 
-#: Exit status of a program whose reader has gone: 128 + SIGPIPE.
+#: Exit status of a program whose reader is gone: 128 + SIGPIPE.
 READER_GONE = 141
 
 
 class Steady:
-    """A text stream that takes everything; the first error is kept in ``failed``.
+    """A text stream that never raises; the first error is kept in ``failed``.
 
     Args:
-        stream: the stream below.
-        name: what people call it.
+        stream: the underlying stream.
+        name: its name in messages.
     """
 
     def __init__(self, stream: TextIO, name: str) -> None:
@@ -33,7 +33,7 @@ class Steady:
             reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
-        """Write, if that still can be done."""
+        """Write, if the stream still works."""
         if self.failed is None:
             try:
                 self._stream.write(text)
@@ -45,17 +45,17 @@ class Steady:
         return len(text)
 
     def writelines(self, lines: Any) -> None:
-        """Write each."""
+        """Write each line."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Flush, if that still can be done."""
+        """Flush, if the stream still works."""
         if self.failed is None:
             self._try(self._stream.flush)
 
     def isatty(self) -> bool:
-        """Return whether a person reads it."""
+        """Return whether it is a terminal."""
         return self.failed is None and self._stream.isatty()
 
     def __getattr__(self, name: str) -> Any:
@@ -80,9 +80,10 @@ class Steady:
 
 
 def open_streams() -> None:
-    """Open what was closed of descriptors 0, 1 and 2: a file opened later would get that number, and be printed into.
+    """Open the descriptors 0, 1 and 2 if they are closed; otherwise a file opened later would get that number and be
+    printed into.
 
-    Python's own streams stay closed, and what is printed goes nowhere.
+    Python's own streams stay closed, and what is printed is discarded.
     """
     import os
 
@@ -96,7 +97,7 @@ def open_streams() -> None:
 
 
 def steady_streams() -> None:
-    """Make the process's standard output and error steady; one that was closed from the start is none, as in Python."""
+    """Make the process's standard output and error steady; a stream that was closed from the start stays None."""
     for name, text in (("stdout", "standard output"), ("stderr", "standard error")):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, Steady):
@@ -104,10 +105,11 @@ def steady_streams() -> None:
 
 
 def final_status(status: int) -> int:
-    """Return the exit status of a command: that of its work, or of its output if only that failed; the latter is said.
+    """Return the exit status of a command: that of its work, or of its output if only that failed, which is then
+    reported.
 
     Args:
-        status: of the work.
+        status: the status of the work.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, Steady):
@@ -123,15 +125,15 @@ def final_status(status: int) -> int:
 
 
 class _Plain(logging.Handler):
-    """Prints the message of a log record alone, to whatever standard error is at the moment."""
+    """Prints only the message of a log record, to the current standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print it."""
+        """Print the message."""
         with contextlib.suppress(Exception):
             print(self.format(record), file=sys.stderr)
 
 
 def plain_log_lines() -> None:
-    """Let warnings of the log be lines as they are; a library that logs first would put its name before ours."""
+    """Print log warnings as plain lines; a library that logs first would otherwise add its own prefix to ours."""
     if not logging.getLogger().handlers:
         logging.getLogger().addHandler(_Plain())

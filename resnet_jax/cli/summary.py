@@ -1,4 +1,4 @@
-"""``resnet-jax summary MODEL|RUN``: a row for every layer of a network: output shape, parameters, multiply-adds."""
+"""``resnet-jax summary MODEL|RUN``: list a network's layers with output shape, parameters and multiply-adds."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class SummaryOptions:
     """Options of ``summary``."""
 
     target: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL|RUN_DIR")]
-    """A network, as `resnet-jax models` names it, or a run directory."""
+    """A network, by a name that `resnet-jax models` lists, or a run directory."""
     depth: Literal[1, 2, 3] = 3
-    """3: every layer; 2: every block; 1: stem, stages and head."""
+    """The level of detail. 3: every layer; 2: every block; 1: stem, stages and head."""
     image_size: AtLeast1 | None = None
-    """Side of the input (default: that of the network's table, or of the run)."""
+    """Side of the input (default: the named network's or the run's own size)."""
     model: ModelChanges = dataclasses.field(default_factory=ModelChanges)
-    """What is changed of a named network."""
+    """Changes to a named network."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> dict[str, Any]:
     """Print the table and return its rows."""
-    about = "A row for every layer: path, kind, output shape, parameters, multiply-adds. Nothing is computed."
+    about = "List every layer: path, kind, output shape, parameters, multiply-adds. Nothing is computed."
     options = parse(SummaryOptions, argv, verb="summary", about=about)
     check_fields(options)
     require_target(options.target)
@@ -58,7 +58,7 @@ def run(argv: list[str]) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Return the lines of a table, a header first."""
+    """Return the lines of a table, starting with a header."""
     cells = [("path", "kind", "block", "output", "parameters", "multiply-adds")]
     for row in rows:
         kind = f"{row.kind} x{row.calls}" if row.calls > 1 else row.kind

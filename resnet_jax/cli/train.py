@@ -1,4 +1,4 @@
-"""``resnet-jax train RECIPE`` or ``train --data PATH``: train, or go on with what was stopped."""
+"""``resnet-jax train RECIPE`` or ``train --data PATH``: train a network, or resume a run."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from resnet_jax.runs.length import Origin
 
 ABOUT_DATA = (
-    "In place of a recipe, --data PATH looks at the data there (a folder with a folder of images a class, an .npz "
-    "file, a CSV or JSON Lines table, a set prepared by TFDS), chooses network, resolution, augmentation, batch and "
-    "length for it, says why, and trains; options that are given go before the choices. Beside a recipe, --data PATH "
-    "replaces its data."
+    "Instead of a recipe, you can give --data PATH: a folder with one subfolder of images per class, an .npz file, a "
+    "CSV or JSON Lines table, or a set prepared by TFDS. The command then chooses network, resolution, augmentation, "
+    "batch size and length for the data, explains why, and trains; options that you give override the choices. "
+    "Together with a recipe, --data PATH replaces its data."
 )
 
 
@@ -36,27 +36,27 @@ class TrainOptions:
     """Options of ``train``."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
-    """What to train; every field of the recipe can be changed."""
+    """What to train. Every field of the recipe can be changed."""
     run_dir: Path | None = None
-    """Where the run goes (default: runs/RECIPE, with a short hash if the recipe was changed). A run that is there
-    goes on, also with a larger --train.length than before."""
+    """The run directory (default: runs/RECIPE, with a short hash if the recipe was changed). An existing run is
+    resumed, if you like with a larger --train.length than before."""
     smoke: bool = False
-    """Run the recipe for seconds, on data that is always there, with a small network: whether it runs and learns, and
-    no figure of the recipe."""
+    """Run the recipe for a few seconds, with a small network on data that is always available, to see whether it runs
+    and learns. This does not reproduce the recipe's figures."""
     check: bool = False
-    """Compare with the figure that the recipe expects on the test split, and exit with status 1 outside its tolerance;
-    with --smoke: whether the loss is finite and fell."""
+    """Compare the result on the test split with the recipe's expected figure, and exit with status 1 if it is outside
+    the tolerance. With --smoke: check that the loss is finite and fell."""
     overfit_batches: int | None = None
-    """In place of the run: train on the same n batches, without augmentation and dropout, and say whether they were
-    learned (accuracy 100 %); exit status 1 if not. In a directory of its own."""
+    """Instead of the run, train on the same n batches without augmentation and dropout, and report whether they were
+    learned (100% accuracy); exit with status 1 if not. This uses a directory of its own."""
     fast_dev_run: int | None = None
-    """In place of the run: would the whole of it get through? So many batches (without a number 1) of training,
-    validation and test, a checkpoint saved and restored, observers and pictures, in a directory that is removed."""
+    """Instead of the run, check that all of its parts work: this many batches (1 without a number) of training,
+    validation and test, saving and restoring a checkpoint, observers and figures, in a temporary directory."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Train and return the summary."""
+    """Train the network and return the summary."""
     argv, data = split_data(with_count(argv))
     if data is not None and not asks_for_help(words := flags_last(argv)) and not _names_recipe(words):
         return _run_data(data, words)
@@ -90,9 +90,9 @@ def run(argv: list[str]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class _Promise:
-    """What ``--smoke`` and ``--check`` make of a recipe: the configuration it starts from, and what it says of itself.
+    """How ``--smoke`` and ``--check`` change a recipe: the configuration to start from, and the figures it claims.
 
-    ``about`` is read only where one of them is given.
+    ``about`` is read only if one of them is given.
     """
 
     recipe: NamedRecipe
@@ -112,7 +112,7 @@ class _Promise:
         return cls(recipe, config, about, smoke)
 
     def begin(self, options: TrainOptions, console: Console) -> None:
-        """Say what is run, or refuse to check what has no figure."""
+        """Print what is run, or refuse to check a recipe without a figure."""
         if self.smoke and self.about is not None:
             changes = ", ".join(f"{key} {value}" for key, value in self.about.smoke.items())
             say(console, f"Smoke run of recipe {self.recipe.name}, whose figures are not the recipe's: {changes}.")
@@ -123,7 +123,7 @@ class _Promise:
             require_as_shipped(self.recipe.config, options.config)
 
     def end(self, fitted: Fit, console: Console) -> dict[str, Any]:
-        """Say the verdict and return it with the summary; raises CheckError where it is no."""
+        """Print the verdict and return it with the summary; raises CheckError if it is negative."""
         from resnet_jax.runs.promise import check_figure, check_smoke, require_expected
 
         if self.smoke:
@@ -138,15 +138,15 @@ class _Promise:
 
 
 def is_trial(options: TrainOptions) -> bool:
-    """Return whether something is tried in place of the run."""
+    """Return whether a trial runs instead of the training."""
     return options.overfit_batches is not None or options.fast_dev_run is not None
 
 
 def require_one_trial(options: TrainOptions) -> None:
-    """Refuse trials that do not go together, or with what is about the whole run.
+    """Reject trials that exclude each other, or options that concern the whole run.
 
     Raises:
-        UsageError: with what to leave out.
+        UsageError: if there are any; it says which to leave out.
     """
     trials = ["--overfit-batches"] * (options.overfit_batches is not None)
     trials += ["--fast-dev-run"] * (options.fast_dev_run is not None)
@@ -159,7 +159,7 @@ def require_one_trial(options: TrainOptions) -> None:
 
 
 def _trial(options: TrainOptions, words: Sequence[str], origin: Origin, console: Console) -> dict[str, Any]:
-    """Do what is tried in place of a run."""
+    """Run a trial instead of the training."""
     if options.overfit_batches is not None:
         from resnet_jax.runs.overfit import overfit
 
@@ -172,7 +172,7 @@ def _trial(options: TrainOptions, words: Sequence[str], origin: Origin, console:
 
 
 def with_count(argv: Sequence[str], flag: str = "--fast-dev-run") -> list[str]:
-    """Give a flag that stands without a number the number 1.
+    """Give a flag without a number the number 1.
 
     >>> with_count(["digits", "--fast-dev-run", "--json"]), with_count(["digits", "--fast-dev-run", "2"])
     (['digits', '--fast-dev-run', '1', '--json'], ['digits', '--fast-dev-run', '2'])
@@ -223,10 +223,10 @@ def _run_data(data: str, words: list[str]) -> dict[str, Any]:
 
 
 def split_data(argv: Sequence[str]) -> tuple[list[str], str | None]:
-    """Take ``--data PATH`` off the words.
+    """Separate ``--data PATH`` from the other arguments.
 
     Raises:
-        UsageError: no path follows, or it is given twice.
+        UsageError: if no path follows, or it is given twice.
 
     >>> split_data(["--data", "photos", "--seed", "1"]), split_data(["digits", "--data=x.npz"])
     ((['--seed', '1'], 'photos'), (['digits'], 'x.npz'))
@@ -249,11 +249,11 @@ def split_data(argv: Sequence[str]) -> tuple[list[str], str | None]:
 
 
 def typed_values(config: RunConfig, words: Sequence[str]) -> dict[str, Any]:
-    """Return the fields that were typed with their values, as in YAML.
+    """Return the fields that were given on the command line with their values, as in YAML.
 
     Args:
-        config: as the words were parsed.
-        words: the words.
+        config: the parsed configuration.
+        words: the arguments.
     """
     typed, raw = _typed(words), config_to_dict(config)
     values: dict[str, Any] = {}
@@ -268,5 +268,5 @@ def typed_values(config: RunConfig, words: Sequence[str]) -> dict[str, Any]:
 
 
 def _typed(words: Sequence[str]) -> set[str]:
-    """Return what was typed, as fields are called."""
+    """Return the names of the fields that were given on the command line."""
     return {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}

@@ -1,4 +1,4 @@
-"""Errors that were not foreseen, in one sentence: what happened, where, and what to do about it."""
+"""Unforeseen errors in one sentence: what happened, where, and what to do about it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from resnet_jax.errors import RunError
 from resnet_jax.runtime.distribution import install
 
-#: What the system says when there is no room, no permission, or something else in the way, and what would help.
+#: What the system reports when there is no space, no permission or another obstacle, and what would help.
 _HELP = {
     errno.ENOSPC: "free some space, or name a directory on another disk",
     errno.EDQUOT: "free some of your quota, or name a directory elsewhere",
@@ -29,7 +29,7 @@ _HELP = {
 
 
 def explain(error: BaseException) -> str:
-    """Return what to tell of an error that nobody foresaw."""
+    """Return the message for an unforeseen error."""
     from resnet_jax.training.need import is_memory, no_memory
 
     for one in _chain(error):
@@ -48,10 +48,10 @@ def explain(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def platform_told() -> Iterator[None]:
-    """Say it where another process failed because JAX_PLATFORMS names something that is not there.
+    """Report it if another process failed because JAX_PLATFORMS names a platform that is not available.
 
     Raises:
-        RunError: in place of the one that has that process's last words.
+        RunError: in place of the error that carries that process's last output.
     """
     try:
         yield
@@ -62,7 +62,7 @@ def platform_told() -> Iterator[None]:
 
 
 def no_platform(error: BaseException) -> str:
-    """Return what to do where JAX_PLATFORMS names something that is not there."""
+    """Return what to do if JAX_PLATFORMS names a platform that is not available."""
     asked = os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME") or ""
     there = _platforms()
     reason = str(error).strip().splitlines()
@@ -77,9 +77,9 @@ def no_platform(error: BaseException) -> str:
     )
 
 
-#: Arguments that are no fields of a run, where a message gives them a value, ``key=ema`` -> how they are typed.
+#: Arguments that are not fields of a run, where a message gives them a value, ``key=ema`` -> how to type them.
 _ARGUMENTS = ("agc", "at_once", "batch", "class_names", "crop", "image_size", "key", "model", "out", "seeds")
-#: Those that no other word of a message can be, with a value or without.
+#: Those that cannot be an ordinary word of a message, with a value or without.
 _BY_NAME = (
     "init_from", "init_head", "init_stem", "init_bands", "init_inflate", "members_at_once", "run_dir",
     "skip_incompatible",
@@ -87,7 +87,7 @@ _BY_NAME = (
 
 
 def with_flags(message: str) -> str:
-    """Return a message of the library, which speaks of fields and arguments, with how those it names are typed.
+    """Return a message of the library, in which fields and arguments are replaced by the flags to type.
 
     >>> with_flags("train.batch_size must be 1 or more, got 0")
     'train.batch_size must be 1 or more, got 0 (--train.batch-size)'
@@ -119,7 +119,7 @@ def with_flags(message: str) -> str:
 
 
 def _is_value(text: str, hint: Any) -> bool:
-    """Return whether a value can be typed for an option: one of its values where those are listed."""
+    """Return whether a value can be typed for an option: one of its values if those are listed."""
     from resnet_jax.fields import choices_of
 
     known = choices_of(hint)
@@ -127,7 +127,7 @@ def _is_value(text: str, hint: Any) -> bool:
 
 
 def place(error: BaseException) -> str:
-    """Return file and line where an error was raised."""
+    """Return the file and line where an error was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return "an unknown place"
@@ -137,7 +137,7 @@ def place(error: BaseException) -> str:
 
 
 def _no_devices() -> Exception | None:
-    """Return the error with which JAX looks for its devices where it was told which; None if it finds some."""
+    """Return the error with which JAX fails to find the devices of a requested platform, or None if it finds some."""
     if not (os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME")):
         return None
     import jax
@@ -150,7 +150,7 @@ def _no_devices() -> Exception | None:
 
 
 def _platforms() -> list[str]:
-    """Return the platforms that there are, the best first."""
+    """Return the available platforms, the best first."""
     import jax
 
     try:

@@ -1,4 +1,4 @@
-"""``resnet-jax weights import | export | fold``, and the verbs of :mod:`resnet_jax.cli.weights_hub`."""
+"""``resnet-jax weights import | export | fold``, and the sub-verbs of :mod:`resnet_jax.cli.weights_hub`."""
 
 from __future__ import annotations
 
@@ -25,31 +25,33 @@ class ImportOptions:
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """A PyTorch checkpoint (.pth, .pt, .th, ...) or a safetensors file, under any name."""
     out: Path
-    """The directory to write; it is then accepted wherever a run directory is."""
+    """The directory to write. You can use it wherever a run directory is expected."""
     model: ModelSpec = dataclasses.field(default_factory=functools.partial(ModelSpec, ""))
-    """The network of the file and what is changed in it: `--model NAME` is --model.name NAME, `--num-classes N` is
-    --model.num-classes N. Files of `weights export` say it themselves."""
+    """The network in the file and the changes to it: `--model NAME` is short for --model.name NAME, and `--num-classes
+    N` for --model.num-classes N. Files of `weights export` contain both."""
     key: str | None = None
-    """Where a checkpoint holds several networks: which one, by its keys joined by dots (ema, checkpoint.model), or the
-    prefix of its names (state_dict.backbone)."""
+    """If a checkpoint contains several networks, the one to import: its keys joined by dots (ema, checkpoint.model), or
+    the prefix of its names (state_dict.backbone)."""
     image_size: int | None = None
     """Side of its images in pixels (default: what the file or its format says, or what is usual for the network)."""
     crop: str | None = None
-    """What of an image is evaluated: random_resized (the centre 0.875, as after such training) or none (all of it)."""
+    """The part of an image that is evaluated: random_resized (the central 0.875, as after training with such crops) or
+    none (the whole image)."""
     class_names: Path | None = None
-    """File with the names of the outputs in their order, one a line, or a JSON list (default: if known)."""
+    """A file with the names of the outputs in order, one per line or as a JSON list (default: the names, if known)."""
     mean: tuple[float, ...] = ()
-    """Normalization of the images, per channel of x / 255 (default: what the file or its format says, if known)."""
+    """Mean to subtract from x / 255, per channel (default: what the file or its format says, if known)."""
     std: tuple[float, ...] = ()
-    """The same."""
+    """Standard deviation to divide by after that, per channel (default: as for the mean)."""
     eval_side: int | None = None
-    """Pixels the shorter side of an image is brought to before the centre is cut out (default: by --crop)."""
+    """Pixels that the shorter side of an image is resized to before the center is cropped (default: depends on
+    --crop)."""
     interpolation: Interpolation = "area"
-    """How images are resized: area, or bilinear or bicubic as torchvision does, as data.interpolation."""
+    """How images are resized: area, or bilinear or bicubic as in torchvision; see data.interpolation."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
-#: Shorter ways to say what ``--model.name`` and ``--model.num-classes`` say.
+#: Short forms of ``--model.name`` and ``--model.num-classes``.
 SHORT = {"--model": "--model.name", "--num-classes": "--model.num-classes"}
 
 
@@ -58,9 +60,9 @@ class ExportOptions:
     """Options of ``weights export``."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
-    """The run directory, or a name that `weights list` lists."""
+    """A run directory, or a name from `weights list`."""
     format: str = "torchvision"
-    """Whose names to use: torchvision, timm, cifar (akamaster's), transformers, pytorchcv or fixup."""
+    """The naming convention: torchvision, timm, cifar (akamaster's), transformers, pytorchcv or fixup."""
     out: Path = Path("model.safetensors")
     """The file to write."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
@@ -71,23 +73,23 @@ class FoldOptions:
     """Options of ``weights fold``."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
-    """The run directory of a network with batch norm, or a name that `weights list` lists."""
+    """The run directory of a network with batch norm, or a name from `weights list`."""
     out: Path
-    """The directory to write; it is then accepted wherever a run directory is."""
+    """The directory to write. You can use it wherever a run directory is expected."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
 #: Sub-verb -> what it does.
 VERBS = {
-    "import": "FILE: another library's weights as a run directory",
-    "export": "RUN_DIR: its weights under another library's names, as safetensors",
-    "fold": "RUN_DIR: batch norm folded into the convolutions, for inference",
+    "import": "FILE: import another library's weights as a run directory",
+    "export": "RUN_DIR: write its weights under another library's names, as safetensors",
+    "fold": "RUN_DIR: fold batch norm into the convolutions, for inference",
     **hub.VERBS,
 }
 
 
 def run(argv: list[str]) -> dict[str, Any] | None:
-    """Do what the first word says."""
+    """Run the sub-verb named by the first argument."""
     verbs = {"import": _import, "export": _export, "fold": _fold, **hub.RUN}
     argv = flags_last(argv)
     if asks_for_help(argv):
@@ -101,7 +103,7 @@ def run(argv: list[str]) -> dict[str, Any] | None:
 
 
 def _import(argv: list[str]) -> dict[str, Any]:
-    options = parse(ImportOptions, argv, verb="weights import", about="Read another library's weights.", short=SHORT)
+    options = parse(ImportOptions, argv, verb="weights import", about="Import another library's weights.", short=SHORT)
     from resnet_jax.runs.foreign import import_weights
 
     imported = import_weights(

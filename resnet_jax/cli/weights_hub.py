@@ -1,4 +1,4 @@
-"""``resnet-jax weights list | fetch | push | pull``: published weights by name, and runs as folders for a hub."""
+"""``resnet-jax weights list | fetch | push | pull``: published weights by name, and runs as folders for a model hub."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from resnet_jax.report.text import say
 
 #: Sub-verb -> what it does.
 VERBS = {
-    "list": "published weights by name: network, size, accuracy, licence, checksum",
-    "fetch": "NAME: published weights into the cache, compared with their checksum",
-    "push": "RUN_DIR FOLDER: a run as a folder for a model hub, with its card and checksums",
-    "pull": "FOLDER: such a folder as a run directory, compared with its checksums",
+    "list": "list published weights: network, size, accuracy, license, checksum",
+    "fetch": "NAME: download published weights into the cache, and verify their checksum",
+    "push": "RUN_DIR FOLDER: write a run as a folder for a model hub, with model card and checksums",
+    "pull": "FOLDER: turn such a folder into a run directory, and verify its checksums",
 }
 
 
@@ -26,7 +26,8 @@ class ListOptions:
     """Options of ``weights list``."""
 
     filter: str = "*"
-    """Only those whose name, network, classes or licence match this pattern, such as 'resnet50.*', or contain it."""
+    """Show only weights whose name, network, classes or license match this pattern, such as 'resnet50.*', or contain
+    it."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
@@ -35,13 +36,14 @@ class FetchOptions:
     """Options of ``weights fetch``."""
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
-    """A name of `weights list`."""
+    """A name from `weights list`."""
     source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """Take the weights from this file, or from the folder that has it, and from no network."""
+    """Take the weights from this file, or from the folder that contains it, without using the network."""
     cache: Path | None = None
-    """The folder to keep them in (default: weights in the cache directory of this package)."""
+    """The folder to keep them in (default: weights in this package's cache directory)."""
     via: Literal["auto", "url", "hub"] = "auto"
-    """Where they lie at a URL and on the hub: from which (auto: the one of which a checksum is known)."""
+    """Where to download from if the weights are both at a URL and on the hub (auto: the one whose checksum is
+    known)."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
@@ -52,11 +54,11 @@ class PushOptions:
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
     """The run directory."""
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
-    """The folder to write; upload it with the hub's own program (hf upload OWNER/NAME FOLDER)."""
+    """The folder to write. Upload it with the hub's own tool (hf upload OWNER/NAME FOLDER)."""
     licence: str
-    """Licence of the weights, as the hub writes it (apache-2.0, cc-by-4.0, ...)."""
+    """License of the weights, as a model hub spells it (apache-2.0, cc-by-4.0, ...)."""
     card: bool = True
-    """Evaluate the run for a model card; --no-card where its images are not at hand."""
+    """Evaluate the run for a model card. Use --no-card if its images are not available."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
 
 
@@ -65,7 +67,7 @@ class PullOptions:
     """Options of ``weights pull``."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
-    """What `weights push` wrote, downloaded whole (hf download OWNER/NAME --local-dir FOLDER)."""
+    """A folder written by `weights push`, downloaded completely (hf download OWNER/NAME --local-dir FOLDER)."""
     out: Path
     """The run directory to write."""
     common: Annotated[Common, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Common)
@@ -108,8 +110,8 @@ def _list(argv: list[str]) -> list[dict[str, Any]]:
     console = console_for(options.common)
     for line in table:
         say(console, "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-    say(console, f"{len(rows)} weights. top-1: percent, as their source says; +: the network with choices of its own.")
-    say(console, "resnet-jax predict NAME IMAGE fetches them if need be; so do eval, finetune, export, serve, ...")
+    say(console, f"{len(rows)} weights. top-1: percent, as reported by the source; +: a modified network.")
+    say(console, "resnet-jax predict NAME IMAGE fetches them if necessary; so do eval, finetune, export, serve, ...")
     return [row.to_json() for row in rows]
 
 
@@ -130,7 +132,7 @@ def _fetch(argv: list[str]) -> dict[str, Any]:
     say(console, f"licence {row.licence or 'not stated'}, as {row.source} states it")
     say(
         console,
-        f"its name stands for a run directory: resnet-jax predict {row.name} IMAGE, eval, finetune, export, ...",
+        f"use its name like a run directory: resnet-jax predict {row.name} IMAGE, eval, finetune, export, ...",
     )
     return {
         "name": row.name,

@@ -1,30 +1,32 @@
-"""Sources -> records -> views -> batches -> device; this floor knows nothing of models or of training.
+"""Sources -> records -> views -> batches -> device; this package knows nothing about models or training.
 
 * ``source``: ``load_dataset("digits" or "folder:PATH" or "npz:PATH" or "manifest:PATH" or "tfds:NAME")``
 * ``digits``, ``folder``, ``npz``, ``npy``, ``manifest``, ``array_record``, ``cifar``, ``mnist``, ``tfds``: one kind of
   source each
-* ``class_folders``, ``class_pattern``, ``class_list``, ``annotations``: where the classes of a folder of images are
-  written
-* ``listing``, ``index``, ``path_table``: the files below a folder; their index, kept; many paths in little memory
-* ``decode``, ``headers``, ``orientation``, ``tiff``, ``formats``: image files: to pixels, their headers, which way up
-* ``published``, ``plain_arrays``, ``idx``: archives read without unpacking, pickles that are not run, MNIST's format
-* ``convert``, ``prepare``: any data set as one ArrayRecord file; sets of TFDS, downloaded or from what is here
+* ``class_folders``, ``class_pattern``, ``class_list``, ``annotations``: where the classes of a folder of images come
+  from
+* ``listing``, ``index``, ``path_table``: the files below a folder; their stored index; many paths in little memory
+* ``decode``, ``headers``, ``orientation``, ``tiff``, ``formats``: image files: decoding, headers, orientation
+* ``published``, ``plain_arrays``, ``idx``: archives read without unpacking, pickles that are not executed, MNIST's
+  format
+* ``convert``, ``prepare``: any data set as one ArrayRecord file; TFDS sets, downloaded or from local files
 * ``kinds``: series, sounds, boxes, masks and volumes
-* ``boxes``: corners of boxes, and what becomes of those of which a crop leaves nothing
-* ``check``, ``check_report``, ``check_text``: ``check_dataset``: what is in a data set, cannot be read, is in it twice
-* ``registry``: ``register_source``: kinds of your own
+* ``boxes``: the corner convention of boxes, and what happens to boxes that a crop removes
+* ``check``, ``check_report``, ``check_text``: ``check_dataset``: contents, unreadable examples and duplicates of a data
+  set
+* ``registry``: ``register_source``: your own kinds of sources
 * ``example``: ``Example``, a dict of named arrays; ``Source``: examples by index
 * ``records``: sources in memory and parts of sources; ``Dataset``: named splits of a source
 * ``split``: stratified splits, and which records are trained on, selected on and reported on
-* ``classes``: which class of a data set is which output of a network, by name
+* ``classes``: which class of a data set is which output of a network, matched by name
 * ``transform``: ``Geometry``: the host-side resize and crop of one image
-* ``view``: records seen through a geometry: every image has one shape
-* ``in_memory``, ``stats``: decode once into memory; per-channel mean and deviation
+* ``view``: records seen through a geometry, so that all images have one shape
+* ``in_memory``, ``stats``: decode once into memory; per-channel mean and standard deviation
 * ``look``: ``look_at(path)``: which source a path is, its labels, sizes and channels
 * ``pipeline``: ``TrainBatches``, ``EvalBatches``: a batch is a pure function of the step
-* ``transforms``, ``augmentations``: transforms by name, in order; ``register_transform``: your own
-* ``operations``: the table of operations on images, for host and device alike
-* ``augment``, ``mix``, ``on_device``: the JAX files: what the compiled step does to a batch
+* ``transforms``, ``augmentations``: transforms by name, in order; ``register_transform`` for your own
+* ``operations``: the table of image operations, for both host and device
+* ``augment``, ``mix``, ``on_device``: the JAX modules: what the compiled step does to a batch
 
 >>> from resnet_jax.data import TrainBatches, load_dataset, resolve_splits
 >>> splits = resolve_splits(load_dataset("digits"), seed=0)

@@ -1,13 +1,13 @@
-"""Labels of held-out images that lie in no class folders, as sets are published.
+"""Labels of held-out images without class folders, as published data sets provide them.
 
-==================  ====================================================================================================
-set                 what names the class of a validation image
-==================  ====================================================================================================
-Tiny ImageNet       ``val/val_annotations.txt``: file, class and box by tab
-ImageNet            the devkit: ``ILSVRC2012_validation_ground_truth.txt``, a number a line, and ``meta.mat`` for the
-                    numbers
-ImageNet at Kaggle  ``LOC_val_solution.csv``: file and, after a comma, the class and the box of every object
-==================  ====================================================================================================
+==================  =================================================================================================
+data set            source of the class of a validation image
+==================  =================================================================================================
+Tiny ImageNet       ``val/val_annotations.txt``: file, class and box, separated by tabs
+ImageNet            the devkit: ``ILSVRC2012_validation_ground_truth.txt``, one number per line, and ``meta.mat`` for
+                    the numbers
+ImageNet on Kaggle  ``LOC_val_solution.csv``: file and, after a comma, the class and the box of every object
+==================  =================================================================================================
 
 The classes are the folders of the training images (``n01440764``).
 """
@@ -31,16 +31,16 @@ KAGGLE = "LOC_val_solution.csv"
 TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 DEVKIT = "ILSVRC2012_devkit_t12"
 CLS_LOC = Path("ILSVRC", "Data", "CLS-LOC")
-"""Where the images lie in what Kaggle distributes."""
+"""Location of the images in Kaggle's distribution."""
 _VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
-    """Which class every image of a split is of.
+    """The class of every image of a split.
 
     Attributes:
-        file: where it is said.
+        file: the file that contains the classes.
         classes: file name without folder and suffix -> class.
     """
 
@@ -48,14 +48,14 @@ class Annotations:
     classes: Mapping[str, str]
 
     def labels(self, paths: list[str], classes: Mapping[str, int]) -> tuple[list[int], tuple[str, ...]]:
-        """Return the labels of images, and what there is to say of them.
+        """Return the labels of images, and notes about them.
 
         Args:
-            paths: of all images of the split.
+            paths: paths of all images of the split.
             classes: class -> label.
 
         Raises:
-            DataError: images that the file does not name, or classes that there are not.
+            DataError: if images are missing from the file, or classes do not exist.
         """
         stems = [Path(path).stem for path in paths]
         without = [path for path, stem in zip(paths, stems, strict=True) if stem not in self.classes]
@@ -77,11 +77,11 @@ def find_annotations(root: Path, folder: Path, stamps: Stamps) -> Annotations | 
 
     Args:
         root: the folder of the data set.
-        folder: of the split, below it.
-        stamps: where the files are noted.
+        folder: folder of the split, below it.
+        stamps: records the files that were read.
 
     Raises:
-        DataError: a file that is not as it should be.
+        DataError: if a file is malformed.
     """
     if (folder / TINY).is_file():
         return _tiny(folder / TINY, stamps)
@@ -154,7 +154,7 @@ def _devkit(truth: Path, meta: Path, stamps: Stamps) -> Annotations:
 
 
 def _synsets(meta: Path, stamps: Stamps) -> dict[int, str]:
-    """Return number -> class of the devkit's table of synsets."""
+    """Return number -> class from the devkit's table of synsets."""
     from scipy.io import loadmat
 
     if not meta.is_file():

@@ -1,9 +1,8 @@
-"""``array_record:PATH``: a copy of any data set as one file (`resnet-jax data convert`), read at random.
+"""``array_record:PATH``: a copy of any data set as one file (`resnet-jax data convert`), with random access.
 
-The file says everything itself, so that it may be moved and renamed: its splits, class names, kind of labels, groups,
-what every field means, and what was worth a note about the source it was copied from. Opening it reads a header and the
-labels; image files lie in it as they were and are decoded when they are asked for, each record compared with its
-checksum.
+The file is self-describing, so it may be moved and renamed: it contains the splits, class names, kind of labels,
+groups, the meaning of every field, and notes about the source it was copied from. Opening it reads a header and the
+labels. Image files are stored unchanged and decoded on access, and each record is verified against its checksum.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ class StoredRecords:
     """One split of the file.
 
     Attributes:
-        file: the file, open.
+        file: the open file.
         start: the record of its first example.
-        split: what the header says.
-        labels: (N, ...), as every source has them.
-        channels: 1 or 3 of images, 0 for what is stored.
-        pixels: ``uint8``, or ``stored``: what image files hold.
-        orientation: ``stored``, or ``exif``: image files are turned upright.
+        split: the header's description.
+        labels: (N, ...), as in every source.
+        channels: 1 or 3 for images, 0 for the stored channels.
+        pixels: ``uint8``, or ``stored`` for the contents of image files.
+        orientation: ``stored``, or ``exif`` to rotate image files upright.
         groups: (N,) of any values, if the source has them.
     """
 
@@ -52,7 +51,7 @@ class StoredRecords:
 
     @property
     def encoded_bytes(self) -> int:
-        """The size of all examples."""
+        """The size of all examples in bytes."""
         return self.split.encoded_bytes
 
     def __len__(self) -> int:
@@ -109,7 +108,7 @@ class StoredRecords:
 
 @dataclass(frozen=True, eq=False)
 class EncodedRecords(StoredRecords):
-    """A split whose images lie in it as image files."""
+    """A split whose images are stored as image files."""
 
     def encoded(self, index: int) -> bytes:
         """Return the bytes of image ``index``, as they were copied."""
@@ -121,10 +120,10 @@ class EncodedRecords(StoredRecords):
 
 @register_source("array_record", form="array_record:PATH", uses=("orientation",))
 def load_array_record(location: str, reading: Reading, /) -> Dataset:
-    """Open a file that `resnet-jax data convert` wrote.
+    """Open a file written by `resnet-jax data convert`.
 
     Raises:
-        DataError: it is not there, cut short, damaged, or another ArrayRecord file.
+        DataError: if it does not exist, is truncated or damaged, or is another ArrayRecord file.
     """
     if reading.pixels == "uint8":
         check_channels(reading.channels)
@@ -146,7 +145,7 @@ def load_array_record(location: str, reading: Reading, /) -> Dataset:
         start += split.count
         greyed = records.spec["image"].shape[-1] == 1 and _channels(split) == 3
         if greyed and not isinstance(records, EncodedRecords):
-            notes.append(f"the {split.name} images are RGB, turned to grey: the network takes 1 channel")
+            notes.append(f"the {split.name} images are RGB, converted to gray: the network takes 1 channel")
     return Dataset(
         f"array_record:{location}",
         splits,
@@ -180,5 +179,5 @@ def _open(file: RecordFile, start: int, split: StoredSplit, reading: Reading) ->
 
 
 def _channels(split: StoredSplit) -> int:
-    """Return the last side of the input, as the file has it."""
+    """Return the last dimension of the input, as stored in the file."""
     return next(stored.field.shape[-1] or 0 for stored in split.fields if stored.name == "image")

@@ -1,4 +1,4 @@
-"""What arrays of images and labels have to be; what is said of others names the NumPy expression that mends them.
+"""Requirements on arrays of images and labels; error messages contain the NumPy expression that fixes other arrays.
 
 In the expressions ``x`` stands for the images and ``y`` for the labels.
 """
@@ -15,29 +15,29 @@ from resnet_jax.errors import DataError
 SHAPES = "need (N, H, W), (N, H, W, 1) or (N, H, W, 3)"
 ROWS = "; rows of pixels: use x.reshape(-1, height, width, channels)"
 MOST_CHANNELS = 16
-"""Channels up to which a last axis is taken for channels where the shape alone decides."""
+"""Size up to which a last axis counts as channels if only the shape decides."""
 VALUES_HINT = (
     "values to predict are a Dataset of kind 'value' (in an .npz, an array target_names says so), and several labels "
     "an example rows of zeros and ones (label_names)"
 )
 SAMPLE = 4_000_000
-"""Values looked at to tell a range."""
+"""Number of values that are examined to determine a range."""
 
 
 def checked_images(images: np.ndarray, name: str, meaning: Meaning | None = None) -> np.ndarray:
-    """Return inputs with an axis of channels: images (N, H, W, C), signals (N, L, C) or volumes (N, D, H, W, C).
+    """Return inputs with a channel axis: images (N, H, W, C), signals (N, L, C) or volumes (N, D, H, W, C).
 
-    uint8 stays what it is, and so do other integers of up to 32 bits and float16, float32. float64 becomes float32,
-    and wider integers int32, which must hold them.
+    uint8 is kept, as are other integers of up to 32 bits, float16 and float32. float64 becomes float32, and wider
+    integers become int32, which must be able to hold them.
 
     Args:
-        images: what was given.
-        name: what messages call them.
-        meaning: what they are where the shape alone does not say it. None: rank and channels decide, and what could be
-            two things is refused.
+        images: the given array.
+        name: its name in messages.
+        meaning: what the inputs are if the shape alone does not determine it. None: rank and channels decide, and
+            ambiguous shapes are rejected.
 
     Raises:
-        DataError: it says what was found and what would be right.
+        DataError: if they are invalid; the message says what was found and what is expected.
     """
     found = f"{name}: images are {images.dtype} {images.shape}"
     if images.dtype != np.uint8:
@@ -58,7 +58,7 @@ def checked_images(images: np.ndarray, name: str, meaning: Meaning | None = None
 
 
 def _numbers(images: np.ndarray, found: str) -> np.ndarray:
-    """Return finite numbers of a dtype that devices have."""
+    """Return finite numbers in a dtype that devices support."""
     if images.dtype.kind not in "iuf" or (images.dtype == np.int8 and images.size and images.min() < 0):
         raise DataError(f"{found}; need numbers, such as uint8 pixels 0..255{_to_uint8(images)}{_shape_hint(images)}")
     if images.dtype.kind == "f":
@@ -90,13 +90,13 @@ def _declared(images: np.ndarray, meaning: str, found: str) -> np.ndarray:
 
 
 def _is_bands(shape: tuple[int, ...]) -> bool:
-    """Return whether (N, H, W, C) of more than four channels can only be an image of many bands, channels last."""
+    """Return whether (N, H, W, C) with more than four channels can only be a multi-band image, channels last."""
     _, height, width, channels = shape
     return 4 < channels < min(height, width)
 
 
 def _undeclared(images: np.ndarray, found: str) -> np.ndarray:
-    """Return inputs of any dtype with their axis of channels, or refuse a shape that could be two things."""
+    """Return inputs of any dtype with a channel axis, or reject an ambiguous shape."""
     shape = images.shape
     said = f"{found}; their shape could be read in two ways"
     if images.ndim == 2:
@@ -122,7 +122,7 @@ def _undeclared(images: np.ndarray, found: str) -> np.ndarray:
 
 
 def _to_uint8(images: np.ndarray) -> str:
-    """Return the advice that turns these values into uint8, or says why nothing can."""
+    """Return advice on how to convert these values to uint8, or why that is impossible."""
     if images.dtype == object:
         shapes = {np.shape(image) for image in images[:1000]}
         if len(shapes) > 1:
@@ -141,8 +141,7 @@ def _to_uint8(images: np.ndarray) -> str:
         if broken:
             where = tuple(int(i) for i in np.argwhere(~np.isfinite(images))[0])
             return (
-                f"; {broken:,} of these values are NaN or infinite, the first at {where}: mend or leave out those "
-                "images"
+                f"; {broken:,} of these values are NaN or infinite, the first at {where}: fix or leave out those images"
             )
     if images.dtype == np.int8 and values.min() < 0:
         return "; int8 ends at 127: if pixels 0..255 were turned into it, x.view(np.uint8) gets them back"
@@ -165,7 +164,7 @@ def _to_uint8(images: np.ndarray) -> str:
 
 
 def _shape_hint(images: np.ndarray) -> str:
-    """Return what this shape may be and the expression that mends it."""
+    """Return what this shape may be and the expression that fixes it."""
     shape = images.shape
     if images.ndim == 4 and shape[-1] not in (1, 3):
         if shape[1] in (1, 3):
@@ -201,10 +200,10 @@ def _shape_hint(images: np.ndarray) -> str:
 
 
 def on_devices(values: np.ndarray) -> np.ndarray:
-    """Return numbers in a dtype that devices have by default: 64 bits become 32 where these hold them.
+    """Return numbers in a dtype that devices have by default: 64 bits become 32 if the values fit.
 
     Raises:
-        DataError: integers that int32 does not hold.
+        DataError: for integers that do not fit int32.
     """
     if values.dtype == np.float64:
         return values.astype(np.float32)
@@ -220,12 +219,12 @@ def checked_labels(labels: np.ndarray, count: int, name: str) -> np.ndarray:
     """Return labels as int32 (N,), or float labels (N, ...) as float32 for regression.
 
     Args:
-        labels: what was given.
+        labels: the given labels.
         count: the number of images.
-        name: what messages call them.
+        name: their name in messages.
 
     Raises:
-        DataError: it says what was found and what would be right.
+        DataError: if they are invalid; the message says what was found and what is expected.
     """
     found = f"{name}: labels are {labels.dtype} {labels.shape}"
     if labels.ndim == 0 or len(labels) != count:
@@ -250,7 +249,7 @@ def checked_labels(labels: np.ndarray, count: int, name: str) -> np.ndarray:
 
 
 def class_hint(labels: np.ndarray) -> str:
-    """Return the expression that makes class indices of labels; empty if none is known."""
+    """Return the expression that turns labels into class indices; empty if none is known."""
     count = len(labels)
     if labels.dtype.kind in "SUO":
         text = "y.astype(str)" if labels.dtype.kind != "U" else "y"

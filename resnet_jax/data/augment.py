@@ -1,12 +1,12 @@
-"""Augmentation and normalization on the device, pure functions of (key, epoch, index).
+"""Augmentation and normalization on the device, as pure functions of (key, epoch, index).
 
-Every example draws from its own key, folded from the epoch and from its index in the data set: the same
-example gets the same crop whatever batch it is in, wherever in it, on whichever device, after whatever
-restart. Sharded over the batch dimension nothing is communicated.
+Every example draws from its own key, folded from the epoch and its index in the data set: an example gets the same crop
+whatever batch it is in, wherever in the batch, on whichever device, and after any restart. With a batch sharded over
+devices, nothing is communicated.
 
-Pad-and-crop with flips is the augmentation of K. He et al., Deep Residual Learning for Image Recognition
-(CVPR 2016, section 4.2), after C.-Y. Lee et al., Deeply-Supervised Nets (AISTATS 2015). Cutout is that of T. DeVries
-and G. W. Taylor, Improved Regularization of Convolutional Neural Networks with Cutout (2017, arXiv 1708.04552).
+Pad-and-crop with flips is the augmentation of K. He et al., Deep Residual Learning for Image Recognition (CVPR 2016,
+section 4.2), after C.-Y. Lee et al., Deeply-Supervised Nets (AISTATS 2015). Cutout follows T. DeVries and G. W. Taylor,
+Improved Regularization of Convolutional Neural Networks with Cutout (2017, arXiv 1708.04552).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt8, UInt32
 from resnet_jax.errors import UsageError
 
 FIELD_BITS = 16
-"""Random bits of one offset: a window of n positions is uniform to within n / 2^16."""
+"""Random bits per offset: a window of n positions is uniform to within n / 2^16."""
 
 CUTOUT_STREAM = 0x637574
-"""Folded into the key of the run: cutout draws independently of crop and flip."""
+"""Folded into the key of the run, so that cutout draws independently of crop and flip."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Augment:
     """What to do to a training image.
 
     Attributes:
-        pad: zero pixels added on each side before a random crop back to the image's size. Zero is black in
-            uint8, before normalization, as in torchvision's ``RandomCrop(32, padding=4)``.
-        flip: mirror left and right with probability 1/2.
-        cutout: side in pixels of a square set to the mean of the data, 0 after normalization; 0 for none. The
-            paper's: 16 on CIFAR-10, 8 on CIFAR-100, with crops and flips.
+        pad: zero pixels added on each side before a random crop back to the image's size. Zero is black in uint8,
+            before normalization, as in torchvision's ``RandomCrop(32, padding=4)``.
+        flip: mirror horizontally with probability 1/2.
+        cutout: side in pixels of a square set to the mean of the data, 0 after normalization; 0 for none. In the paper:
+            16 on CIFAR-10 and 8 on CIFAR-100, with crops and flips.
 
     Raises:
-        UsageError: ``pad`` is negative or leaves more than 2^16 positions, or ``cutout`` is negative.
+        UsageError: if ``pad`` is negative or allows more than 2^16 positions, or ``cutout`` is negative.
     """
 
     pad: int = 0
@@ -55,7 +55,7 @@ class Augment:
 
 
 def example_keys(key: Key[Array, ""], epoch: Int[Array, " b"], index: Int[Array, " b"]) -> Key[Array, " b"]:
-    """Return one key an example: ``fold_in(fold_in(key, epoch), index)``."""
+    """Return one key per example: ``fold_in(fold_in(key, epoch), index)``."""
 
     def one(epoch: Array, index: Array) -> Array:
         return jax.random.fold_in(jax.random.fold_in(key, epoch), index)
@@ -68,13 +68,13 @@ def draws(
 ) -> tuple[Int[Array, " b"], Int[Array, " b"], Bool[Array, " b"]]:
     """Return the top and left corner of the crop in the padded image (0 .. 2 pad) and whether to flip.
 
-    One draw of two 32-bit words an example: the halves of the first place the crop, the second flips.
+    One draw of two 32-bit words per example: the halves of the first determine the crop, the second the flip.
     """
     return draws_of(example_keys(key, epoch, index), pad)
 
 
 def draws_of(keys: Key[Array, " b"], pad: int) -> tuple[Int[Array, " b"], Int[Array, " b"], Bool[Array, " b"]]:
-    """Return what :func:`draws` does, of the examples' own keys."""
+    """Return the result of :func:`draws`, given the examples' own keys."""
     bits = jax.vmap(lambda k: jax.random.bits(k, (2,), jnp.uint32))(keys)
     half = jnp.uint32(FIELD_BITS)
     top = _below(bits[:, 0] >> half, 2 * pad + 1)
@@ -93,7 +93,7 @@ def augment(key: Key[Array, ""], batch: Mapping[str, Array], config: Augment) ->
     :func:`cutout` comes after normalization, and is not done here.
 
     Args:
-        key: of the run; the same key all through training.
+        key: key of the run; the same throughout training.
         batch: with ``image`` uint8 (b, h, w, c), ``epoch`` and ``index`` integers (b,).
         config: static under ``jit``.
 
@@ -114,7 +114,7 @@ def augment(key: Key[Array, ""], batch: Mapping[str, Array], config: Augment) ->
 def crop(
     images: Shaped[Array, "b h w c"], top: Int[Array, " b"], left: Int[Array, " b"], pad: int
 ) -> Shaped[Array, "b h w c"]:
-    """Pad every side with ``pad`` zeros and cut the original size at (top, left), each image at its own."""
+    """Pad every side with ``pad`` zeros and crop to the original size at (top, left), separately for each image."""
     frame = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     shape = images.shape[1:]
 
@@ -125,20 +125,20 @@ def crop(
 
 
 def mirror(images: UInt8[Array, "b h w c"]) -> UInt8[Array, "b h w c"]:
-    """Exchange left and right."""
+    """Mirror horizontally."""
     return images[:, :, ::-1]
 
 
 def cutout(
     key: Key[Array, ""], images: Float[Array, "b h w c"], batch: Mapping[str, Array], side: int
 ) -> Float[Array, "b h w c"]:
-    """Set a square around a uniformly drawn pixel to 0, what of it is in the image, each image at its own.
+    """Set a square around a uniformly drawn pixel to 0, as far as it is in the image, separately for each image.
 
     Args:
-        key: of the run; the same key all through training.
+        key: key of the run; the same throughout training.
         images: normalized, so that 0 is the mean.
         batch: with ``epoch`` and ``index`` integers (b,).
-        side: of the square, pixels. One that is even reaches one pixel further up and left of the drawn one.
+        side: side of the square in pixels. An even one reaches one pixel further up and left of the drawn pixel.
 
     >>> batch = {"epoch": jnp.array([0]), "index": jnp.array([3])}
     >>> cutout(jax.random.key(0), jnp.ones((1, 5, 5, 1)), batch, 3)[0, :, :, 0].astype(int).tolist()
@@ -151,7 +151,7 @@ def cutout(
 
 
 def cut_out(keys: Key[Array, " b"], images: Float[Array, "b h w c"], side: int) -> Float[Array, "b h w c"]:
-    """Return what :func:`cutout` does, of the examples' own keys."""
+    """Return the result of :func:`cutout`, given the examples' own keys."""
     bits = jax.vmap(lambda k: jax.random.bits(k, (), jnp.uint32))(keys)
     fields = (bits >> jnp.uint32(FIELD_BITS), bits & jnp.uint32(2**FIELD_BITS - 1))
 
@@ -170,16 +170,16 @@ def normalize(
     std: Sequence[float] | np.ndarray | Array,
     dtype: jnp.dtype | type = jnp.float32,
 ) -> Float[Array, "b *sides c"]:
-    """Return ``(images / 255 - mean) / std`` a channel, in float32 and then cast; only uint8 is divided by 255.
+    """Return ``(images / 255 - mean) / std`` per channel, in float32 and then cast; only uint8 is divided by 255.
 
     Args:
         images: inputs of any rank and dtype, channels last.
-        mean: (c,), of x / 255 for uint8, else of the values.
-        std: (c,), of the same.
-        dtype: what the network computes in.
+        mean: (c,), of x / 255 for uint8, otherwise of the values.
+        std: (c,), likewise.
+        dtype: the dtype in which the network computes.
 
     Raises:
-        UsageError: ``mean`` or ``std`` is not of length c.
+        UsageError: if ``mean`` or ``std`` does not have length c.
 
     >>> normalize(jnp.array([[[[0, 255]]]], jnp.uint8), mean=(0.5, 0.5), std=(0.5, 0.25)).ravel().tolist()
     [-1.0, 2.0]
@@ -197,10 +197,10 @@ def normalize(
 
 
 def downscaled(images: Float[Array, "b *spatial c"], factor: int) -> Float[Array, "b *small c"]:
-    """Return images at 1/factor of their sides: means over blocks of pixels.
+    """Return images at 1/factor of their sides: averages over blocks of pixels.
 
     Raises:
-        UsageError: sides that the factor does not divide.
+        UsageError: if the factor does not divide the sides.
 
     >>> downscaled(jnp.array([[[[1.0], [3.0]], [[5.0], [7.0]]]]), 2).tolist()
     [[[[4.0]]]]

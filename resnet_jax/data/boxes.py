@@ -1,8 +1,8 @@
-"""Boxes of an example: one corner convention, and what becomes of boxes of which nothing is left.
+"""Boxes of an example: the corner convention, and what happens to boxes of which nothing is left.
 
-A box is top, left, bottom, right in pixels, counted from 0, the far corner exclusive: the first pixel of an image is
-(0, 0, 1, 1), a whole image (0, 0, height, width). Boxes are padded to one number for all examples; padding is a box of
-zeros whose label is :data:`NO_BOX`.
+A box is top, left, bottom, right in pixels, counted from 0, with the far corner exclusive: the first pixel of an image
+is (0, 0, 1, 1), the whole image (0, 0, height, width). Boxes are padded to the same number for all examples; padding is
+a box of zeros with the label :data:`NO_BOX`.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ import numpy as np
 from resnet_jax.data.example import Example, Spec
 
 NO_BOX = -1
-"""Label of a box that is none: padding, or one that a crop has left outside."""
+"""Label of a missing box: padding, or one that a crop has removed."""
 LEAST_SIDE = 1.0
-"""Pixels that height and width of a box need for it to count after it was moved and cut off, as in torchvision's
+"""Minimum height and width in pixels for a box to count after it was moved and clipped, as in torchvision's
 SanitizeBoundingBoxes."""
 WHOLE = 0.0
-"""The same where nothing is cut off: every box counts."""
+"""The same if nothing is clipped: every box counts."""
 
 
 def without_empty(example: Example, spec: Spec, least_side: float = LEAST_SIDE) -> Example:
-    """Return the example whose boxes with a side below ``least_side`` pixels are padding: zeros of label -1.
+    """Return the example with boxes that have a side below ``least_side`` pixels turned into padding: zeros, label -1.
 
-    Every transform that moves boxes ends with it. The number and order of boxes stay, so that shapes do.
+    Every transform that moves boxes ends with this. The number and order of boxes are kept, so shapes are static.
 
     Args:
-        example: boxes that were moved and cut off at the border, and their labels in ``box_label``.
-        spec: what its fields are; boxes are those of the meaning ``boxes``.
-        least_side: in pixels.
+        example: boxes that were moved and clipped at the border, and their labels in ``box_label``.
+        spec: the meaning of its fields; boxes are those with the meaning ``boxes``.
+        least_side: minimum side in pixels.
 
     Returns:
-        A new dict where something changed, with new arrays; else the one that was given.
+        A new dict with new arrays if something changed; otherwise the given one.
 
     >>> from resnet_jax.data.example import spec_of
     >>> example = {"boxes": np.array([[0, 0, 5, 5], [8, 8, 8, 8]], np.float32), "box_label": np.array([2, 1], np.int32)}

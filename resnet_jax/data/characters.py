@@ -1,6 +1,6 @@
-"""Characters as numbers: one table for all texts, so that any text is read as the one that was trained on.
+"""Characters as numbers: one table for all texts, so that any text is encoded as in training.
 
-Texts are brought to NFC, lower case, and single spaces. 0 stands for no character: what is beyond a text's end.
+Texts are normalized to NFC, lower case, and single spaces. 0 stands for no character, beyond the end of a text.
 
 >>> encoded("Straße").tolist(), SYMBOLS
 ([20, 21, 19, 2, 74, 6], 275)
@@ -17,7 +17,7 @@ _SIGNS = " 0123456789-,;.!?:'\"/\\|_@#$%^&*~`+=<>()[]{}"
 
 
 def _lower(first: str, last: str) -> str:
-    """Return the letters of a block of Unicode that are small, or have no case."""
+    """Return the letters of a Unicode block that are lower case, or have no case."""
     every = map(chr, range(ord(first), ord(last) + 1))
     return "".join(one for one in every if one.isalpha() and one == one.lower())
 
@@ -28,7 +28,7 @@ ALPHABET = "".join(
 )
 #: A character that is not in the alphabet.
 OTHER = 1
-#: Numbers in use: no character, another one, and the alphabet.
+#: Number of codes: no character, unknown character, and the alphabet.
 SYMBOLS = len(ALPHABET) + 2
 _NUMBERS = {one: number for number, one in enumerate(ALPHABET, 2)}
 
@@ -48,7 +48,7 @@ def encoded(text: str) -> np.ndarray:
 
 
 def decoded(numbers: np.ndarray) -> str:
-    """Return the text of numbers; another character is shown as a box, none as nothing.
+    """Return the text for numbers; an unknown character is shown as a box, none as nothing.
 
     >>> decoded(encoded("Ein  Text"))
     'ein text'

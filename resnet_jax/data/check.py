@@ -1,7 +1,7 @@
-"""Looks at every example of a data set once: what cannot be read, what is there twice, how many of what size there are.
+"""Examination of every example of a data set: unreadable examples, duplicates, and counts by size.
 
-Examples are decoded in threads and forgotten; what is kept of each is 300 bytes: a digest, a hash and a small grey
-image (:mod:`resnet_jax.data.check_hash`).
+Examples are decoded in threads and discarded; 300 bytes are kept of each: a digest, a hash and a small gray image
+(:mod:`resnet_jax.data.check_hash`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from resnet_jax.data.stats import MomentCounter, PixelCounter, counter_for
 from resnet_jax.errors import DataError
 
 CHUNK = 64
-"""Examples that a thread takes at a time."""
+"""Number of examples a thread takes at a time."""
 
 Say = Callable[[str], None]
 
@@ -69,7 +69,7 @@ class _Split:
 
 @dataclass
 class _Found:
-    """What a part of the examples, or all of them, turned out to be."""
+    """The findings on a part of the examples, or all of them."""
 
     contents: Contents
     shapes: Counter[tuple[int, ...]] = field(default_factory=Counter)
@@ -99,17 +99,17 @@ def check_dataset(
     threads: int | None = None,
     progress: Say = lambda text: None,
 ) -> CheckReport:
-    """Look at every example of a data set.
+    """Examine every example of a data set.
 
     Args:
-        dataset: any.
-        near: bits of 64 in which the hashes of near duplicates may differ.
-        likeness: correlation that their small grey images have at least.
-        threads: that decode; None for one a processor.
-        progress: told what is being done, now and then.
+        dataset: any data set.
+        near: maximum number of bits, out of 64, in which the hashes of near duplicates differ.
+        likeness: minimum correlation of their small gray images.
+        threads: decoding threads; None for one per processor.
+        progress: called now and then with what is being done.
 
     Returns:
-        What was found; nothing that is wrong with an example raises.
+        The findings; nothing that is wrong with an example raises an error.
 
     >>> from resnet_jax.data import load_dataset
     >>> report = check_dataset(load_dataset("digits"))
@@ -155,7 +155,7 @@ def check_dataset(
 
 
 def _look(split: _Split, found: _Found, dataset: Dataset, threads: int | None, progress: Say) -> None:
-    """Decode the examples of a split, and take what is wanted of each."""
+    """Decode the examples of a split, and keep what is needed of each."""
     lock, count, done = threading.Lock(), len(split.source), [0]
     counted = split.name in ("train", "all")
     files = os.path.isfile(split.source.describe(0)) and len(split.hashes) > 0
@@ -211,7 +211,7 @@ def _unreadable(splits: list[_Split], found: list[tuple[str, int, str]]) -> list
 def _moments(
     counters: dict[tuple[str, int], PixelCounter | MomentCounter],
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and deviation per channel, if all inputs are of one dtype and number of channels."""
+    """Return mean and standard deviation per channel, if all inputs have the same dtype and number of channels."""
     if len(counters) != 1:
         return (), ()
     mean, variance = next(iter(counters.values())).moments()
@@ -224,7 +224,7 @@ def _duplicates(
 ) -> tuple[list[Group], list[Group], int]:
     """Return the groups of equal inputs, and the pairs of nearly equal images: those across splits first.
 
-    Third, the number of images that were not compared with all they should be.
+    Third, the number of images that were not compared with all candidates.
     """
     of_split = np.concatenate([np.full(len(split.source), place) for place, split in enumerate(splits)])
     index = np.concatenate([np.arange(len(split.source)) for split in splits])

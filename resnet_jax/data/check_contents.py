@@ -1,4 +1,4 @@
-"""What examples hold besides their input: classes, pixels of classes, boxes, lengths; counted part by part."""
+"""What examples contain besides their input: classes, pixels by class, boxes, lengths; counted in parts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from resnet_jax.data.records import Dataset
 
 NONE = 255
 SLIVER = 2
-"""Pixels: a box with a shorter side is most often a slip of the hand."""
+"""In pixels: a box with a shorter side is usually a labeling mistake."""
 SMALL, LARGE = 32**2, 96**2
 """Areas in square pixels between which COCO calls a box medium."""
 
 
 class Contents(Protocol):
-    """Counts what examples hold.
+    """Counts what examples contain.
 
     Attributes:
         counted: what :meth:`counts` counts.
@@ -35,11 +35,11 @@ class Contents(Protocol):
         ...
 
     def join(self, other: Any) -> None:
-        """Count what another of the same kind has counted."""
+        """Add the counts of another of the same kind."""
         ...
 
     def counts(self, dataset: Dataset) -> Mapping[str, Sequence[int]]:
-        """Return split -> number of each class; empty where labels are values."""
+        """Return split -> count of each class; empty if labels are values."""
         ...
 
     def described(self, dataset: Dataset) -> tuple[list[str], dict[str, Any]]:
@@ -48,7 +48,7 @@ class Contents(Protocol):
 
 
 def contents_for(dataset: Dataset) -> Contents:
-    """Return what counts the examples of a data set."""
+    """Return a counter for the examples of a data set."""
     match dataset.kind:
         case "segmentation":
             return MaskContents(dataset.num_classes)
@@ -59,7 +59,7 @@ def contents_for(dataset: Dataset) -> Contents:
 
 
 class LabelContents:
-    """Labels of whole examples, which the source has counted already; and how long signals are."""
+    """Labels of whole examples, which the source has already counted, and lengths of signals."""
 
     counted = "examples"
 
@@ -70,7 +70,7 @@ class LabelContents:
         """Count nothing."""
 
     def counts(self, dataset: Dataset) -> Mapping[str, Sequence[int]]:
-        """Return the examples of each class, or that have each label."""
+        """Return the number of examples of each class, or with each label."""
         if dataset.kind == "value":
             return {}
         if dataset.kind == "multi-label":
@@ -81,7 +81,7 @@ class LabelContents:
         }
 
     def described(self, dataset: Dataset) -> tuple[list[str], dict[str, Any]]:
-        """Say how values are spread, and how long signals are and at what rate."""
+        """Describe the distribution of values, and lengths and sampling rates of signals."""
         facts: list[str] = []
         details: dict[str, Any] = {}
         if dataset.kind == "value":
@@ -107,7 +107,7 @@ class MaskContents:
     """Pixels of every class.
 
     Args:
-        classes: how many there are.
+        classes: number of classes.
     """
 
     counted = "pixels"
@@ -118,14 +118,14 @@ class MaskContents:
         self.images: dict[str, np.ndarray] = {}
 
     def add(self, split: str, example: Example) -> None:
-        """Count the pixels of a mask; the last place is that of no class."""
+        """Count the pixels of a mask; the last entry is for no class."""
         values = np.minimum(example["segmentation"], self.classes)
         counts = np.bincount(values.ravel(), minlength=self.classes + 1)
         self._into(self.pixels, split, counts)
         self._into(self.images, split, (counts > 0).astype(np.int64))
 
     def join(self, other: MaskContents) -> None:
-        """Count what another has counted."""
+        """Add the counts of another."""
         for split, counts in other.pixels.items():
             self._into(self.pixels, split, counts)
             self._into(self.images, split, other.images[split])
@@ -134,12 +134,12 @@ class MaskContents:
         table[split] = table.get(split, np.zeros(self.classes + 1, np.int64)) + counts
 
     def counts(self, dataset: Dataset) -> Mapping[str, Sequence[int]]:
-        """Return the pixels of each class."""
+        """Return the number of pixels of each class."""
         empty = np.zeros(self.classes + 1, np.int64)
         return {split: self.pixels.get(split, empty)[:-1].tolist() for split in dataset.splits}
 
     def described(self, dataset: Dataset) -> tuple[list[str], dict[str, Any]]:
-        """Say how many pixels have no class, and in how many images each class is."""
+        """Describe how many pixels have no class, and in how many images each class occurs."""
         pixels = sum(self.pixels.values(), np.zeros(self.classes + 1, np.int64))
         images = sum(self.images.values(), np.zeros(self.classes + 1, np.int64))
         share = float(pixels[-1] / max(pixels.sum(), 1))
@@ -157,7 +157,7 @@ class BoxContents:
     """Boxes of every class, and their sizes.
 
     Args:
-        classes: how many there are.
+        classes: number of classes.
     """
 
     counted = "boxes"
@@ -183,7 +183,7 @@ class BoxContents:
         self.shares.append(sides.prod(axis=1) / (height * width))
 
     def join(self, other: BoxContents) -> None:
-        """Count what another has counted."""
+        """Add the counts of another."""
         for split, counts in other.boxes.items():
             self.boxes[split] = self.boxes.get(split, np.zeros(self.classes, np.int64)) + counts
         self.per_image.update(other.per_image)
@@ -191,12 +191,12 @@ class BoxContents:
         self.shares += other.shares
 
     def counts(self, dataset: Dataset) -> Mapping[str, Sequence[int]]:
-        """Return the boxes of each class."""
+        """Return the number of boxes of each class."""
         empty = np.zeros(self.classes, np.int64)
         return {split: self.boxes.get(split, empty).tolist() for split in dataset.splits}
 
     def described(self, dataset: Dataset) -> tuple[list[str], dict[str, Any]]:
-        """Say how many boxes images have, and how large these are."""
+        """Describe the number of boxes per image, and their sizes."""
         sides = np.concatenate([*self.sizes, np.zeros((0, 2), np.float32)])
         details: dict[str, Any] = {"boxes": len(sides), "boxes_per_image": dict(sorted(self.per_image.items()))}
         counts = sorted(self.per_image.elements())
@@ -229,7 +229,7 @@ class BoxContents:
 
 
 def _thinnest(dataset: Dataset) -> str:
-    """Name a few of the images with slivers of boxes, where the source knows its boxes without reading images."""
+    """Name a few images with extremely thin boxes, if the source knows its boxes without reading images."""
     names = []
     for source in dataset.splits.values():
         if isinstance(source, BoxRecords):

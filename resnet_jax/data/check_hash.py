@@ -1,16 +1,16 @@
-"""Which images are the same, or nearly so: digests, a 64-bit hash of low frequencies, and pairs within a distance.
+"""Detection of identical and nearly identical images: digests, a 64-bit perceptual hash, and pairs within a distance.
 
-**The same**: equal SHA-256 of shape, dtype and decoded values, whatever file format they came from.
+**Identical**: equal SHA-256 of shape, dtype and decoded values, whatever the file format.
 
-**Nearly the same**: the image in grey, 32 x 32 (means of areas), its discrete cosine transform, of which the 8 x 8
-lowest frequencies without the mean are compared with their median: 64 bits that JPEG, size, brightness and contrast
-hardly change, and flips and other images do. Pairs within :data:`NEAR` bits are found by *multi-index hashing*: of
-NEAR + 1 bands of the bits two such hashes must have one in common, so that only images with a common band are compared.
-Small images have few frequencies, so different ones can share them: a pair counts only if its 16 x 16 grey means,
-without their mean and scale, correlate by :data:`LIKENESS` too.
+**Nearly identical**: the gray image is reduced to 32 x 32 (area averages), and the 8 x 8 lowest frequencies of its
+discrete cosine transform, without the mean, are compared with their median. This gives 64 bits that hardly change with
+JPEG compression, size, brightness and contrast, but do with flips and other images. Pairs within :data:`NEAR` bits are
+found by *multi-index hashing*: of NEAR + 1 bands of bits, two such hashes must have one in common, so only images with
+a common band are compared. Small images have few frequencies, so different ones can share them: a pair therefore only
+counts if its 16 x 16 gray averages, with mean and scale removed, also correlate by :data:`LIKENESS`.
 
-C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions (2010), for the hash; M. Norouzi,
-A. Punjani and D. J. Fleet, Fast Search in Hamming Space with Multi-Index Hashing (CVPR 2012), for the search.
+C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions (2010), for the hash; M. Norouzi, A.
+Punjani and D. J. Fleet, Fast Search in Hamming Space with Multi-Index Hashing (CVPR 2012), for the search.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from collections.abc import Iterator
 import numpy as np
 
 NEAR = 6
-"""Bits of 64 that the hashes of near duplicates may differ in."""
+"""Maximum number of bits, out of 64, in which the hashes of near duplicates differ."""
 LIKENESS = 0.985
-"""Least correlation of their small grey images."""
+"""Minimum correlation of their small gray images."""
 SIDE = 32
 THUMB = 16
 LOW = 8
 FLAT = 2.0
-"""Standard deviation of grey values below which an image has nothing to be compared by: one colour all over."""
+"""Standard deviation of gray values below which an image has nothing to compare, such as a single color."""
 MOST_IN_BAND = 20_000
-"""Hashes with one band in common that are all compared with each other; of more, each with the next thousand."""
+"""Number of hashes with a common band up to which all are compared with each other; beyond it, each with the next
+thousand."""
 NEIGHBOURS = 1_000
 _BLOCK = 4096
 
@@ -44,7 +45,7 @@ def digest(values: np.ndarray) -> bytes:
 
 
 def small_grey(image: np.ndarray) -> np.ndarray:
-    """Return an image (H, W, C) of any dtype as grey float32 (32, 32) by means of areas."""
+    """Return an image (H, W, C) of any dtype as gray float32 (32, 32) by area averaging."""
     import cv2
 
     if image.dtype == np.uint8 and image.shape[-1] == 3:
@@ -59,7 +60,7 @@ def small_grey(image: np.ndarray) -> np.ndarray:
 
 
 def hashes_of(grey: np.ndarray) -> np.ndarray:
-    """Return the hashes, uint64 (n,), of small grey images (n, 32, 32)."""
+    """Return the hashes, uint64 (n,), of small gray images (n, 32, 32)."""
     basis = _cosines()
     low = (basis @ grey @ basis.T).reshape(len(grey), -1)[:, 1:]  # without the mean
     low = np.concatenate([low, np.zeros((len(low), 1), low.dtype)], axis=1)
@@ -74,7 +75,7 @@ def _cosines() -> np.ndarray:
 
 
 def thumbs_of(grey: np.ndarray) -> np.ndarray:
-    """Return (n, 32, 32) as (n, 256) int8: 16 x 16 means without their mean, scaled so that a pair's dot product tells.
+    """Return (n, 32, 32) as (n, 256) int8: 16 x 16 averages without mean, scaled so that dot products correlate.
 
     Images without contrast (:data:`FLAT`) are zeros.
     """
@@ -101,8 +102,8 @@ def near_pairs(
     Args:
         hashes: uint64 (n,).
         thumbs: int8 (n, 256).
-        near: bits in which they may differ.
-        least: correlation of small grey images that they must have.
+        near: maximum number of different bits.
+        least: minimum correlation of the small gray images.
 
     Returns:
         Pairs (p, 2), first < second, sorted; and how many images were in bands too full to compare all.

@@ -1,4 +1,4 @@
-"""How an image is stored, by its header: format, grey or colours, bits, palette, alpha, CMYK."""
+"""How an image is stored, from its header: format, gray or color, bits, palette, alpha, CMYK."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from resnet_jax.data.headers import TIFF_STARTS, jpeg2000_siz, jpeg_segments, ti
 from resnet_jax.runtime.plain_files import open_file
 
 HEADER_BYTES = 1 << 16
-"""Read of a file; what describes the image comes before, but for long comments and some TIFFs."""
+"""Number of bytes read from a file; the image description is within them, except after long comments and in some
+TIFFs."""
 _PNG = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
 _JPEG = {1: "grey", 3: "colour", 4: "CMYK"}
 _TIFF = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIELab"}
 
 
 def stored_mode(path: str) -> str:
-    """Return how an image file is stored, such as ``PNG, palette, 8 bit``; its kind alone where no more is read.
+    """Return how an image file is stored, such as ``PNG, palette, 8 bit``; only its format if nothing else is parsed.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: if it cannot be read.
     """
     with open_file(path) as file:
         return mode_of(file.read(HEADER_BYTES))
 
 
 def mode_of(data: bytes) -> str:
-    r"""Return how an image is stored that begins with these bytes.
+    r"""Return how an image is stored, from its first bytes.
 
     >>> mode_of(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\3\0\0\0")
     'PNG, palette, 8 bit'

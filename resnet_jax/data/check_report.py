@@ -1,4 +1,4 @@
-"""What a check of a data set found: numbers, sentences, and whether it passed."""
+"""The findings of a data set check: numbers, sentences, and whether it passed."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 SHOWN = 10
-"""Names of files in a sentence before it only counts."""
+"""Maximum number of file names in a sentence."""
 LISTED = 1_000
-"""Names of files in the JSON before it only counts."""
+"""Maximum number of file names in the JSON."""
 IMBALANCE = 10.0
-"""Examples of the most frequent class over those of the rarest from which it is said."""
+"""Ratio of the most frequent to the rarest class from which imbalance is reported."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Examples that are the same or nearly so.
+    """Examples that are identical or nearly so.
 
     Attributes:
-        examples: what each is called.
-        splits: of each.
-        classes: name of the class of each; empty where examples have none.
-        distance: bits in which the hashes of a near pair differ; None for equal inputs.
+        examples: their descriptions.
+        splits: their splits.
+        classes: names of their classes; empty if examples have none.
+        distance: number of bits in which the hashes of a near pair differ; None for equal inputs.
     """
 
     examples: tuple[str, ...]
@@ -33,12 +33,12 @@ class Group:
 
     @property
     def across(self) -> bool:
-        """Whether they are of several splits."""
+        """Whether they are from several splits."""
         return len(set(self.splits)) > 1
 
     @property
     def conflict(self) -> bool:
-        """Whether they are of several classes."""
+        """Whether they are from several classes."""
         return len(set(self.classes)) > 1
 
     def __str__(self) -> str:
@@ -53,28 +53,28 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class CheckReport:
-    """Everything that was found.
+    """All findings.
 
     Attributes:
         source: what was checked.
         kind: what the labels are.
-        class_names: in label order.
-        examples: split -> number.
-        counts: split -> examples (pixels, boxes) of each class.
+        class_names: class names in label order.
+        examples: split -> number of examples.
+        counts: split -> number of examples (pixels, boxes) of each class.
         counted: what is counted there.
-        shapes: (height, width, channels) and so on -> examples.
-        dtypes: of inputs -> examples.
-        modes: how image files are stored -> files.
+        shapes: (height, width, channels) and so on -> number of examples.
+        dtypes: dtype of inputs -> number of examples.
+        modes: storage format of image files -> number of files.
         unreadable: (split, example, reason).
         same: groups of equal inputs.
         near: pairs of nearly equal images.
-        looked_for_near: whether they were looked for.
-        mean: per channel, of x / 255 for uint8; of the training examples.
-        std: per channel.
+        looked_for_near: whether near duplicates were searched for.
+        mean: mean per channel over the training examples, of x / 255 for uint8.
+        std: standard deviation per channel.
         facts: sentences on boxes, masks, lengths, values.
         details: the same as numbers.
-        notes: what the source says of itself.
-        seconds: it took.
+        notes: notes of the source.
+        seconds: time it took.
     """
 
     source: str
@@ -114,7 +114,7 @@ class CheckReport:
 
     @property
     def imbalance(self) -> float | None:
-        """Examples of the most frequent class over those of the rarest that has any, over all splits; None without."""
+        """Ratio of the most frequent to the rarest non-empty class over all splits; None without classes."""
         if not self.counts:
             return None
         total = [sum(column) for column in zip(*self.counts.values(), strict=True)]
@@ -125,7 +125,7 @@ class CheckReport:
         """Return why the check did not pass; empty if it did.
 
         Args:
-            strict: whether near duplicates across splits and equal inputs with different labels count too.
+            strict: whether near duplicates across splits and equal inputs with different labels also count.
         """
         found = []
         if self.unreadable:
@@ -139,7 +139,7 @@ class CheckReport:
         return tuple(found)
 
     def to_dict(self, *, strict: bool = False) -> dict[str, Any]:
-        """Return it for JSON; lists of files are cut off at :data:`LISTED`."""
+        """Return the report for JSON; lists of files are truncated at :data:`LISTED`."""
         ordered = {name: getattr(self, name) for name in ("shapes", "dtypes", "modes")}
 
         def groups(found: Sequence[Group]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A check's report as lines to read."""
+"""The report of a check as lines of text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from resnet_jax.data.layout import shortened
 from resnet_jax.tasks.facts import SAID_OF_KIND
 
 MOST_CLASSES = 30
-"""Classes that the table lists; of more, the most frequent and the rarest few."""
+"""Maximum number of classes in the table; with more, the most frequent and the rarest few."""
 FEW = 5
 
 

@@ -1,9 +1,9 @@
 """``cifar:PATH``: CIFAR-10 and CIFAR-100 as they are published, for Python or in the binary version.
 
-PATH is the archive as it was downloaded (``cifar-10-python.tar.gz``), the folder in it (``cifar-10-batches-py``,
-``cifar-100-python``, ``cifar-10-batches-bin``, ``cifar-100-binary``), or a folder with one of these in it. The labels
-of CIFAR-100 are the 100 fine ones; ``cifar:PATH@coarse`` takes the 20 coarse ones. All 60,000 images (184 MB) are held
-in memory. The pickles of the Python version are not run (:mod:`resnet_jax.data.plain_arrays`).
+PATH is the downloaded archive (``cifar-10-python.tar.gz``), its unpacked folder (``cifar-10-batches-py``,
+``cifar-100-python``, ``cifar-10-batches-bin``, ``cifar-100-binary``), or a folder that contains one of these. The
+labels of CIFAR-100 are the 100 fine ones; ``cifar:PATH@coarse`` selects the 20 coarse ones. All 60,000 images (184 MB)
+are held in memory. The pickles of the Python version are not executed (:mod:`resnet_jax.data.plain_arrays`).
 
 Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 """
@@ -33,16 +33,16 @@ FORM = "cifar:PATH or cifar:PATH@coarse"
 
 @dataclasses.dataclass(frozen=True)
 class Version:
-    """How one of the archives holds its images.
+    """The storage layout of one of the archives.
 
     Attributes:
-        name: of it.
+        name: its name.
         train: files of training images, in order.
         test: the file of test images.
-        labels: of the labels wanted: the key in a pickle, or how many bytes before the pixels it stands.
+        labels: where the requested labels are: the key in a pickle, or the number of bytes before the pixels.
         names: where the class names are: a file, and in a pickle the key.
-        count: of classes.
-        official: images that the published set has in training and test.
+        count: number of classes.
+        official: numbers of training and test images in the published set.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Version:
 _TEN = tuple(f"data_batch_{number}" for number in range(1, 6))
 _TEN_BINARY = tuple(f"{name}.bin" for name in _TEN)
 _FINE, _COARSE = "fine_label_names", "coarse_label_names"
-#: Whether coarse labels are wanted -> the versions.
+#: Whether coarse labels are requested -> the versions.
 VERSIONS = {
     False: (
         Version("CIFAR-10", _TEN, "test_batch", "labels", ("batches.meta", "label_names"), 10),
@@ -87,8 +87,8 @@ def load_cifar(location: str, reading: Reading, /) -> Dataset:
     """Read an archive or its folder into memory.
 
     Raises:
-        DataError: it is none of these archives, not whole, or hostile.
-        UsageError: labels that it does not have, or channels.
+        DataError: if it is not one of these archives, or is incomplete or malicious.
+        UsageError: for labels or channels that it does not have.
     """
     check_channels(reading.channels)
     path, labels = location, "fine"
@@ -113,12 +113,12 @@ def load_cifar(location: str, reading: Reading, /) -> Dataset:
         expected = " and ".join(f"{count:,}" for count in version.official)
         notes.append(f"{counts[0]:,} training and {counts[1]:,} test images; {version.name} has {expected}")
     if reading.channels == 1:
-        notes.append("the images are RGB, turned to grey: the network takes 1 channel")
+        notes.append("the images are RGB, converted to gray: the network takes 1 channel")
     return Dataset(f"cifar:{location}", splits, class_names, tuple(notes), {}, reading.least_classes)
 
 
 def is_cifar(names: Iterable[str]) -> bool:
-    """Return whether the names in a folder are those of an archive, or of the one folder in it.
+    """Return whether the names in a folder are those of an archive, or of a single folder in it.
 
     >>> is_cifar(["cifar-10-batches-py", "notes.txt"]), is_cifar(["train", "test"])
     (True, False)
@@ -128,7 +128,7 @@ def is_cifar(names: Iterable[str]) -> bool:
 
 
 def _place(path: Path) -> Path:
-    """Return the archive or the very folder of its files."""
+    """Return the archive or the folder that directly contains its files."""
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder; need an archive of CIFAR-10 or CIFAR-100")
     inside = [path / name for name in FOLDERS if (path / name).is_dir()] if path.is_dir() else []
@@ -140,7 +140,7 @@ def _place(path: Path) -> Path:
 
 
 def _version(place: Path, files: Mapping[str, bytes], versions: Sequence[Version], labels: str) -> Version:
-    """Return the version whose files are there."""
+    """Return the version whose files exist."""
     begun = [
         version for version in versions if version.names[0] in files or {*version.train, version.test} & set(files)
     ]

@@ -1,7 +1,7 @@
 """The class names of CIFAR-10 and CIFAR-100 in label order, and the superclass of each fine class.
 
 Source: A. Krizhevsky, *Learning Multiple Layers of Features from Tiny Images*, 2009, and its archives, whose labels are
-the positions in these lists. All but the superclasses' own order is alphabetical.
+the positions in these lists. All of them are in alphabetical order, except the superclasses.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Images in class folders: which folders are splits and which classes, and what is told of everything else."""
+"""Images in class folders: which folders are splits and which are classes, and notes about everything else."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def index_class_folders(lister: Lister, reading: Reading) -> Index:
     """List the images of class folders.
 
     Args:
-        lister: of the folder.
+        lister: the lister of the folder.
         reading: how it is read.
 
     Raises:
-        DataError: another layout, an empty class, or classes that differ between splits.
+        DataError: for another layout, an empty class, or classes that differ between splits.
     """
     root, notes = _place_of_classes(lister, reading.least_classes)
     folders = _split_folders(root, lister)
@@ -60,7 +60,7 @@ def index_class_folders(lister: Lister, reading: Reading) -> Index:
 
 
 def _place_of_classes(lister: Lister, least_classes: int) -> tuple[Path, list[str]]:
-    """Go down to where the classes or splits are: below the only folder there is, which is no class to train on."""
+    """Descend to the classes or splits: into a single folder, which cannot be a class to train on."""
     root = lister.root
     if (root / CLS_LOC).is_dir():
         return root / CLS_LOC, [f"the images are those of {CLS_LOC}, as Kaggle distributes ImageNet"]
@@ -87,9 +87,9 @@ def _check_classes(folders: dict[str, Path], classes: dict[str, list[str]], list
 
 
 def _annotated(root: Path, folders: dict[str, Path], lister: Lister) -> tuple[dict[str, Annotations], tuple[Path, ...]]:
-    """Return the annotations of held-out splits without class folders, and the folders that have no labels at all.
+    """Return the annotations of held-out splits without class folders, and the folders without any labels.
 
-    Only beside a split that is annotated is one without labels left out: so are published sets.
+    A split without labels is only left out beside one with annotations, as in published data sets.
     """
     flat = {
         split: folder
@@ -134,7 +134,7 @@ def _part(lister: Lister, folder: Path, keys: Sequence[str], there: set[str], su
 
 
 def _one_class(folder: Path, name: str, lister: Lister) -> str:
-    """Say what to do about a folder with a single class folder in it: mostly it is the wrapping of an archive."""
+    """Return advice about a folder with a single class folder in it: usually it is the wrapper of an archive."""
     inside = lister.folders(folder / name)
     hint = f"; if the class folders are those in it ({shortened(inside, 3)}), write folder:{folder / name}"
     there = hint if inside else f", it holds {_contents(folder / name, lister)}"
@@ -192,7 +192,7 @@ def _list_class(folder: Path, lister: Lister) -> Listing:
 
 
 def _holding(folder: Path, lister: Lister) -> str:
-    """Return what a folder without class folders holds."""
+    """Describe the contents of a folder without class folders."""
     if names := lister.folders(folder):
         return f"the folders {shortened(names, 3)}"
     images, others = lister.files(folder)
@@ -206,7 +206,7 @@ def _holding(folder: Path, lister: Lister) -> str:
 
 @dataclass
 class Summary:
-    """What is told of the files of all class folders; their paths are not kept."""
+    """Statistics on the files of all class folders; their paths are not kept."""
 
     root: Path
     left_out: LeftOut = field(default_factory=LeftOut)
@@ -217,7 +217,7 @@ class Summary:
     masks: list[str] = field(default_factory=list)
 
     def add(self, folder: str, listing: Listing) -> None:
-        """Count what lies below a folder."""
+        """Count what is below a folder."""
         self.left_out.update(listing.left_out)
         self.images += len(listing.paths)
         self.nested += listing.nested
@@ -226,21 +226,21 @@ class Summary:
         self.masks += _masks(listing.paths)
 
     def relative(self, paths: list[str]) -> list[str]:
-        """Return paths as they are below the folder of the data set."""
+        """Return paths relative to the folder of the data set."""
         return [path[len(self.prefix) :] for path in paths]
 
     @property
     def prefix(self) -> str:
-        """What all paths begin with."""
+        """The common prefix of all paths."""
         return "" if str(self.root) == "." else f"{str(self.root).rstrip(os.sep)}{os.sep}"
 
     def notes(self) -> list[str]:
-        """Say what is left out and what is read from further below, one line each."""
+        """Return notes on what is left out and what is read from deeper folders, one line each."""
         notes = []
         if self.left_out.counts:
             others = sum(self.left_out.counts.values())
             total = self.images + others
-            notes.append(f"{others:,} of {total:,} files left out, for they are no images: {self.left_out}")
+            notes.append(f"{others:,} of {total:,} files skipped because they are not images: {self.left_out}")
         if self.nested:
             short = shortened(self.subfolders, 3)
             notes.append(f"{self.nested:,} of {self.images:,} images lie in subfolders of their class folder: {short}")
@@ -256,7 +256,7 @@ class Summary:
 
 
 def _masks(paths: list[str]) -> list[str]:
-    """Return the files that are called like another one of them with ``_mask`` or the like at the end."""
+    """Return the files named like another one with ``_mask`` or similar at the end."""
     named = [path for path in paths if path.rpartition(".")[0].lower().endswith(MASK_ENDINGS)]
     stems = {path.rpartition(".")[0] for path in paths} if named else set()
     return [
@@ -270,7 +270,7 @@ def _masks(paths: list[str]) -> list[str]:
 def _notes_of_folders(
     root: Path, folders: dict[str, Path], unlabelled: tuple[Path, ...], classes: list[str], lister: Lister
 ) -> list[str]:
-    """Say what lies beside the class folders and the splits, and which classes are easily taken for one."""
+    """Return notes on what is beside the class folders and splits, and which classes are easily confused."""
     notes = []
     for folder in unlabelled:
         count = len(lister.images(folder).paths)

@@ -1,8 +1,8 @@
-"""A list of classes, ``data.class_list``: which folders there are, in label order, and what they are called.
+"""A list of classes, ``data.class_list``: the folders in label order, and the names of their classes.
 
-One class a line, as ImageNet's lists of synsets are written (``n01440764``, ``n01440764 tench, Tinca tinca``, or with a
-tab between): the first word is the folder, what follows is the name of the class, or the word is. Folders may have
-spaces: where every folder is a whole line of the list, its lines are folders and names at once.
+One class per line, in the form of ImageNet's lists of synsets (``n01440764``, ``n01440764 tench, Tinca tinca``, or
+separated by a tab): the first word is the folder, and the rest, or else the word itself, is the name of the class.
+Folder names may contain spaces: if every folder is a whole line of the list, the lines are both folders and names.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Classes:
     """Classes in label order.
 
     Attributes:
-        keys: what files say of them: their folders, or what a pattern finds.
-        names: what they are called.
-        notes: what there is to say of them.
+        keys: their identifiers in files: their folders, or what a pattern finds.
+        names: their names.
+        notes: notes about them.
     """
 
     keys: tuple[str, ...]
@@ -38,14 +38,14 @@ def order_classes(
     """Return the classes in label order: that of the list, or sorted.
 
     Args:
-        found: the classes that there are.
+        found: the classes that were found.
         class_list: the file, or None.
-        stamps: where it is noted.
-        least_classes: with 2, to train on, every class of the list must be there.
-        what: a class is called here, for messages.
+        stamps: records that the file was read.
+        least_classes: 2 for training, when every class of the list must exist.
+        what: the word for a class in messages.
 
     Raises:
-        DataError: there is no such list, or it is not of these classes; it names them.
+        DataError: if the list does not exist, or does not match these classes; the message names them.
     """
     found = set(found)
     if class_list is None:
@@ -77,10 +77,10 @@ def order_classes(
 
 
 def names_in_order(class_list: str, count: int, stamps: Stamps | None = None) -> tuple[str, ...]:
-    """Return the names of a list for labels that are numbers: line ``n``, counted from 0, is class ``n``.
+    """Return the names in a list for labels that are numbers: line ``n``, counted from 0, is class ``n``.
 
     Raises:
-        DataError: there is no such list, or it has not as many lines as there are classes.
+        DataError: if the list does not exist, or does not have one line per class.
     """
     path = Path(class_list).expanduser()
     lines = _lines(path, stamps or Stamps())
@@ -105,7 +105,7 @@ def _lines(path: Path, stamps: Stamps) -> list[str]:
 
 
 def _told_apart(keys: Iterable[str], names: Iterable[str]) -> list[str]:
-    """Add its folder to a name that several classes have, such as ImageNet's two cranes."""
+    """Add the folder to a name that several classes have, such as ImageNet's two cranes."""
     names = list(names)
     often = Counter(names)
     return [f"{name} ({key})" if often[name] > 1 else name for key, name in zip(keys, names, strict=True)]

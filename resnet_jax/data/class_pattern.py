@@ -1,8 +1,8 @@
 """Images whose class is in their names: ``data.class_pattern``, such as ``"^([a-z]+)_"`` for ``cat_0001.jpg``.
 
-The pattern is a regular expression with one group. It is looked for (``re.search``) in the path below the folder, with
-``/`` between its parts; below the folder of the split, where there is ``PATH/train`` with a held-out split beside it.
-What the group finds is the class: sorted, numbers as numbers, or in the order of ``data.class_list``.
+The pattern is a regular expression with one group. It is matched (``re.search``) against the path below the folder,
+with ``/`` between its parts; below the folder of the split, if there is ``PATH/train`` with a held-out split beside it.
+The match of the group is the class. Classes are sorted, numbers as numbers, or in the order of ``data.class_list``.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def index_by_pattern(lister: Lister, reading: Reading) -> Index:
     """List the images below a folder, with the classes that a pattern finds in their names.
 
     Args:
-        lister: of the folder.
-        reading: how it is read; it has the pattern.
+        lister: the lister of the folder.
+        reading: how it is read, including the pattern.
 
     Raises:
-        UsageError: it is no pattern with one group.
-        DataError: images that it does not match, a class that is only in a split that is held out, or no images.
+        UsageError: if it is not a pattern with one group.
+        DataError: if images do not match, a class only occurs in a held-out split, or there are no images.
     """
     pattern = compiled(reading.class_pattern or "")
     folders = _folders(lister)
@@ -64,10 +64,10 @@ def index_by_pattern(lister: Lister, reading: Reading) -> Index:
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
-    """Return a pattern.
+    """Return a compiled pattern.
 
     Raises:
-        UsageError: it is no regular expression, or has not one group.
+        UsageError: if it is not a regular expression with exactly one group.
     """
     try:
         found = re.compile(pattern)
@@ -82,7 +82,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _folders(lister: Lister) -> dict[str, Path]:
-    """Return the folders of splits, or the whole as ``all``."""
+    """Return the folders of splits, or the whole folder as ``all``."""
     splits: dict[str, Path] = {}
     for name in lister.folders(lister.root):
         split = split_of(name)
@@ -98,16 +98,16 @@ def _folders(lister: Lister) -> dict[str, Path]:
 def classes_by_pattern(
     paths: Iterable[str], folder: Path, pattern: re.Pattern[str], files: str = "images"
 ) -> list[str]:
-    """Return the class of every file: what the group finds in its path below the folder.
+    """Return the class of every file: the group's match in its path below the folder.
 
     Args:
-        paths: of files below the folder.
-        folder: of all of them, or of their split.
-        pattern: with one group.
-        files: what messages call them.
+        paths: paths of files below the folder.
+        folder: the folder of all of them, or of their split.
+        pattern: the pattern with one group.
+        files: the word for them in messages.
 
     Raises:
-        DataError: files that it does not match.
+        DataError: if files do not match.
     """
     start, classes, without = len(str(folder)) + 1, [], []
     for path in paths:

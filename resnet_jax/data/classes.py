@@ -1,8 +1,8 @@
 """Which class of a data set is which output of a network: matched by name, never by position alone.
 
-A label is a position in a list of names, and two lists of the same classes need not have the same order: folders are
-sorted as text (``0, 1, 10, 11, 2``), arrays count, other libraries have orders of their own. So names decide, and what
-they do not decide is refused.
+A label is a position in a list of names, and two lists of the same classes may have different orders: folders are
+sorted as text (``0, 1, 10, 11, 2``), arrays count, other libraries have their own orders. So names decide, and
+ambiguous cases are rejected.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from resnet_jax.runtime.plain_files import read_text
 from resnet_jax.runtime.plain_json import load_json
 
 SHOWN = 10
-"""Names listed in a message before it only counts."""
+"""Maximum number of names listed in a message."""
 
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """What each class of a data set is to a network.
+    """The correspondence between the classes of a data set and a network.
 
     Attributes:
         outputs: int32 (classes of the data set,), the output of each class; -1 for a class without images that the
             network does not have.
-        said: sentences for the user on everything that was not plain: another order, numbers for names, a part of the
-            classes. Empty if the lists are equal.
+        said: sentences for the user about everything that was not obvious: a different order, numbers for names, a
+            subset of the classes. Empty if the lists are equal.
     """
 
     outputs: np.ndarray
@@ -53,10 +53,10 @@ def match_classes(
 ) -> Matching:
     """Find the output of a network for every class of a data set.
 
-    1. Equal names are the same class, in whatever order.
-    2. Numbers are compared as numbers: ``3`` is ``03``. Where the network's names are no numbers, class ``n`` is output
-       ``n``, counted from 0; the matching then says which is which.
-    3. A part of the network's classes is a part, and said to be.
+    1. Equal names are the same class, in any order.
+    2. Numbers are compared as numbers: ``3`` equals ``03``. If the network's names are not numbers, class ``n`` is
+       output ``n``, counted from 0; the matching then reports which is which.
+    3. A subset of the network's classes is accepted, and reported.
 
     Args:
         theirs: names of the classes of the data set, in label order.
@@ -66,7 +66,8 @@ def match_classes(
         network: the network, for messages.
 
     Raises:
-        UsageError: a class that the network does not have, or a name that two classes have; with what would be right.
+        UsageError: if the network does not have a class, or two classes share a name; the message says what is
+            expected.
 
     >>> match_classes(["cat", "ant"], ["ant", "bee", "cat"]).outputs.tolist()
     [2, 0]
@@ -123,7 +124,7 @@ def _sentences(how: str, wanted: list[str], found: list[int], ours: list[str]) -
 
 
 def _perhaps_background(found: list[int], ours: list[str]) -> Iterable[str]:
-    """Say what numbers cannot tell: a network of one output more than classes may begin with a background."""
+    """Report what numbers cannot tell: a network with one extra output may begin with a background class."""
     if are_numbers(ours) and len(ours) > 2 and sorted(found) == list(range(len(ours) - 1)):
         yield (
             "the network has one output more than these classes, and no names: if its first is a background, class 0 "
@@ -211,7 +212,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def are_numbers(names: Sequence[str]) -> bool:
-    """Return whether the names say no more than a position: 0, 1, 2, ... in order.
+    """Return whether the names are only positions: 0, 1, 2, ... in order.
 
     >>> are_numbers(["0", "1", "2"]), are_numbers(["cat", "dog"])
     (True, False)
@@ -242,19 +243,20 @@ def _in_order(found: dict[str, Any], file: Path) -> list[Any]:
 
 
 def read_class_names(file: Path, outputs: int, *, yes_or_no: bool = True) -> tuple[str, ...]:
-    """Read the names of a network's outputs: one a line in the order of the outputs, or JSON.
+    """Read the names of a network's outputs: one per line in output order, or JSON.
 
     The JSON is a list of strings, or an object of output to name (Hugging Face's ``id2label``) or name to output
     (torchvision's ``class_to_idx``).
 
     Args:
-        file: text in UTF-8; empty lines at the end are left out.
-        outputs: of the network. A network of one output, which says yes or no, has two names: no first, then yes.
-        yes_or_no: whether one output is that; else it is a value to predict, or one label, with one name.
+        file: UTF-8 text; empty lines at the end are ignored.
+        outputs: number of outputs of the network. A network with one yes-or-no output has two names: no first, then
+            yes.
+        yes_or_no: whether one output means yes or no; otherwise it is a value to predict, or one label, with one name.
 
     Raises:
-        UsageError: another number of names than outputs, or an empty name.
-        DataError: the file cannot be read.
+        UsageError: if the number of names differs from the number of outputs, or a name is empty.
+        DataError: if the file cannot be read.
     """
     file = Path(file).expanduser()
     try:

@@ -1,4 +1,4 @@
-"""Which label or target of a data set is which output of a network: matched by name, as classes are (`classes`)."""
+"""Which label or target of a data set is which output of a network: matched by name, like classes (`classes`)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from resnet_jax.errors import UsageError, nearest
 def match_labels(
     rows: np.ndarray, theirs: Sequence[str], ours: Sequence[str], *, source: str, network: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the labels of a data set as those of a network, a column for each of its own.
+    """Return the labels of a data set as those of a network, one column for each of its own.
 
-    A label of the network that the data set does not know is taken to be in none of its examples, which is said.
+    A label of the network that the data set does not have is assumed to be absent from all examples, which is reported.
 
     Args:
-        rows: zeros and ones (N, K), a column for each of ``theirs``.
+        rows: zeros and ones (N, K), one column for each of ``theirs``.
         theirs: names of the labels of the data set.
         ours: names of the labels of the network, in the order of its outputs.
         source: the data set, for messages.
@@ -28,7 +28,7 @@ def match_labels(
         float32 (N, len(ours)), and sentences for the user.
 
     Raises:
-        UsageError: a label that some example has and the network does not know.
+        UsageError: if some example has a label that the network does not know.
 
     >>> match_labels(np.eye(2), ["b", "a"], ["a", "b", "c"], source="x", network="net")[0].tolist()
     [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
@@ -54,12 +54,12 @@ def match_labels(
 def match_targets(
     values: np.ndarray, theirs: Sequence[str], ours: Sequence[str], *, source: str, network: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the values of a data set that a network predicts, a column for each of its targets.
+    """Return the values of a data set that a network predicts, one column for each of its targets.
 
-    Where both have one they are taken for the same, whatever their names; if these differ, it is said.
+    If both have a single target they are assumed to be the same, whatever their names; a difference is reported.
 
     Args:
-        values: (N,) or (N, M), a column for each of ``theirs``.
+        values: (N,) or (N, M), one column for each of ``theirs``.
         theirs: names of the targets of the data set.
         ours: names of the targets of the network, in the order of its outputs.
         source: the data set, for messages.
@@ -69,7 +69,7 @@ def match_targets(
         float32 (N, len(ours)), and sentences for the user.
 
     Raises:
-        UsageError: the data set lacks one of them.
+        UsageError: if the data set lacks one of them.
 
     >>> match_targets(np.array([[1.0, 2.0]]), ["y", "x"], ["x"], source="s", network="n")
     (array([[2.]], dtype=float32), ('targets of s that the network does not predict, left out: y',))

@@ -1,4 +1,4 @@
-"""Configuration of the data floor: where the images come from, how they are split, and what is done to them."""
+"""Configuration of the data: where the images come from, how they are split, and how they are transformed."""
 
 from __future__ import annotations
 
@@ -22,88 +22,97 @@ from resnet_jax.fields import SAME_RESULT, AtLeast0, AtLeast1, BelowOne, Listing
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where the images come from, how they are split, and what is done to them."""
+    """Where the images come from, how they are split, and how they are transformed."""
 
     source: Annotated[str, Listing(source_forms)] = "digits"
-    """Where the examples come from, KIND:LOCATION; the kinds:"""
+    """The data source, as KIND:LOCATION. Kinds."""
     moved_to: Annotated[str, SAME_RESULT] | None = None
-    """Where the images of a run under way lie now, if no longer at data.source; they must be the same ones."""
+    """The new location of the images of an existing run, if they are no longer at data.source. They must be the same
+    images."""
     val_fraction: BelowOne = 0.1
-    """Share of the training images held out for validation, by class and always the same ones."""
+    """Fraction of the training images held out for validation, stratified by class and always the same images."""
     test_fraction: Annotated[float, Interval(gt=0.0, lt=1.0)] = 0.2
-    """Share held out for the final test where the source has no test split of its own."""
+    """Fraction held out for the final test if the source has no test split of its own."""
     split_seed: int = 0
-    """Which images are held out; not the seed of the run, so that seeds can be compared."""
+    """Seed of the held-out split. It is separate from the run's seed, so that runs with different seeds can be
+    compared."""
     split: Method = "stratified"
-    """How images are held out: stratified, with exact shares of every class; or hash, by a hash of each image's name,
-    so that adding or removing images leaves all others where they are, and sizes are about right."""
+    """How images are held out. stratified: exact fractions of every class. hash: by a hash of each image's name, so
+    that adding or removing images does not move the others; the sizes are then approximate."""
     group_by: str | None = None
-    """Keep on one side all images of a patient, speaker or scene: a regular expression with one group that finds it in
-    the image's path, such as "^([^_]+)_", or group for what the source knows (the column group of a manifest)."""
+    """Keep all images of a patient, speaker or scene on the same side of a split: a regular expression with one group
+    that matches the image's path, such as "^([^_]+)_", or group for what the source knows (the column group of a
+    manifest)."""
     fold: str | None = None
-    """Cross-validation: i/k, such as 1/5 to 5/5: validate on fold i of k of the training images, in place of
-    val_fraction; the test stays the same."""
+    """Cross-validation, as i/k, such as 1/5 to 5/5: validate on fold i of k of the training images instead of
+    val_fraction. The test split stays the same."""
     subset: Annotated[float, Gt(0.0)] | None = None
-    """Train on a part of the training images, by class: below 1 a share, such as 0.1, else a number a class; a smaller
-    part is in a larger one. Validation and test stay the same."""
+    """Train on a part of the training images, drawn by class: a fraction if below 1, such as 0.1, or else a number of
+    images per class. Smaller subsets are contained in larger ones; validation and test stay the same."""
     balance: Balance = "none"
-    """How training images are drawn: none, every image once an epoch; or classes, all classes equally often."""
+    """How training images are sampled. none: every image once per epoch. classes: all classes equally often."""
     repeats: AtLeast1 = 1
-    """How often an image is in a training batch, each time augmented anew; an epoch keeps its number of updates."""
+    """How often an image appears in a training batch, each time with a new augmentation (repeated augmentation). The
+    number of updates per epoch does not change."""
     image_size: AtLeast1 | None = None
-    """Side in pixels the images are brought to; None keeps theirs, which must then be equal."""
+    """Side in pixels that images are resized to. None keeps their sizes, which must then all be equal."""
     downscale: AtLeast1 = 1
-    """The network sees images at 1/downscale of their sides (means of pixels), in evaluation, and in training unless a
-    transform such as random_scale_crop brings them to a size of its own; classes of pixels keep their size, at which
-    the scores are."""
+    """Show the network images at 1/downscale of their sides (pixel averages), in evaluation, and in training unless a
+    transform such as random_scale_crop sets the size. Segmentation masks keep their full size, at which metrics are
+    computed."""
     resize: tuple[AtLeast1, AtLeast1] | None = None
-    """Height and width in pixels that images are brought to in place of image_size: nothing is cut off, and what is in
-    another ratio is stretched. For boxes and masks."""
+    """Height and width in pixels that images are resized to, instead of image_size. Nothing is cropped; images of
+    another aspect ratio are stretched. For boxes and masks."""
     eval_side: AtLeast1 | None = None
-    """Pixels that evaluation brings the shorter side of an image to, before it cuts the centre of image_size out; None:
-    image_size, or image_size / 0.875 after random resized crops."""
+    """Pixels that the shorter side of an image is resized to in evaluation, before the center is cropped to image_size.
+    None: image_size, or image_size / 0.875 after random resized crops."""
     interpolation: Interpolation = "area"
-    """How evaluation resizes: area (means of pixels; bilinear where an image grows), or bilinear or bicubic as
-    torchvision does on Pillow images, which published weights were measured with."""
+    """How evaluation resizes images: area (pixel averages; bilinear if an image grows), or bilinear or bicubic as
+    torchvision does on Pillow images, which is how published weights were evaluated."""
     sizes: tuple[str, ...] = ()
-    """Progressive resolution: sides that training images are brought to, each from a point of the run on, such as
-    "128@0%" "160@40%" "224@80%"; evaluation is at data.image_size, or at the images' own."""
+    """Progressive resizing: sides of the training images, each from a given point of the run on, such as "128@0%"
+    "160@40%" "224@80%". Evaluation uses data.image_size, or the images' own size."""
     augment: Annotated[tuple[str, ...], Listing(transform_names)] = ()
-    """What is done to training images, in this order, such as "random_crop(pad=4)" flip "cutout(16)" "mixup(0.2)"; more
-    arguments of each are in docs/data.md. Known."""
+    """Transforms of the training images, in this order, such as "random_crop(pad=4)" flip "cutout(16)" "mixup(0.2)".
+    docs/data.md lists all their arguments. Known."""
     mean: tuple[float, ...] = ()
-    """Subtracted per channel, from x / 255 if the images are uint8, else from x; empty: that of the training images."""
+    """Subtracted per channel, from x / 255 for uint8 images and from x otherwise. Empty: the mean of the training
+    images."""
     std: tuple[float, ...] = ()
-    """Divides what is left, per channel; empty: that of the training images."""
+    """Divisor per channel after the mean is subtracted. Empty: the standard deviation of the training images."""
     pixels: Pixels = "uint8"
-    """What image files become: uint8, or stored: what they hold (16 bits, floats, four bands) without loss."""
+    """What image files are decoded to: uint8, or stored for what they contain (16 bits, floats, four bands) without
+    loss."""
     shown_bands: Annotated[tuple[AtLeast0, ...], SAME_RESULT] = ()
-    """Of images of other channels than grey or red, green, blue: which of them, from 0, pictures show, three as red,
-    green and blue or one as grey, such as 3 2 1; empty: the first three."""
+    """For images with channels other than gray or RGB: the channels to show in figures, from 0, either three as red,
+    green and blue or one as gray, such as 3 2 1. Empty: the first three."""
     orientation: Orientation = "stored"
-    """stored: pixels as they lie in the image files; exif: turned upright, as the tag of a camera says."""
+    """Orientation of image files. stored: pixels as stored. exif: rotated upright according to the camera's EXIF
+    tag."""
     class_pattern: str | None = None
-    """Where the class is in the names of files (folder:PATH, wav:PATH): a regular expression with one group, such as
-    "^([a-z]+)_"; it is looked for in the path below the folder, or below train, val and test in it."""
+    """Find the class in file names (folder:PATH, wav:PATH): a regular expression with one group, such as "^([a-z]+)_".
+    It is matched against the path below the folder, or below its subfolders train, val and test."""
     class_list: str | None = None
-    """A file of classes, one a line, in label order: the folder, and what it is called (of mnist: only that)."""
+    """A file of classes, one per line, in label order: the folder, and optionally its class name (for mnist, the name
+    only)."""
     signal_length: AtLeast1 | None = None
-    """Samples that series and sounds of different lengths are brought to: zeros are added at the end, what is longer
-    loses its end; None: the length of the longest."""
+    """Number of samples that series and sounds of different lengths are brought to: shorter ones are padded with zeros
+    at the end, longer ones are cut off there. None: the longest length."""
     void_value: AtLeast0 | None = None
-    """Value of masks that stands for no class, besides 255; the other values are the classes, in order."""
+    """Mask value that stands for no class, in addition to 255. The other values are the classes, in order."""
     threads: Annotated[AtLeast0, SAME_RESULT] = 2
-    """Threads that decode and assemble batches; with data.workers, in each process."""
+    """Threads that decode images and assemble batches, in each process with data.workers."""
     workers: Annotated[AtLeast0, SAME_RESULT] = 0
-    """Processes that do so in place of this one, for sources and transforms that hold Python's lock."""
+    """Worker processes that make batches instead of the main process, for sources and transforms that hold the GIL."""
     on_corrupt: Annotated[OnCorrupt, SAME_RESULT] = "stop"
-    """What is done about an example that cannot be read: stop at it, or skip it: it is counted, listed in corrupt.jsonl
-    and reported; in training the next of the epoch takes its place, in evaluation it counts nowhere."""
+    """What to do about an example that cannot be read: stop, or skip it. Skipped examples are counted, listed in
+    corrupt.jsonl and reported; in training, the next example of the epoch takes the place, and in evaluation they are
+    left out."""
     max_corrupt: Annotated[Share, SAME_RESULT] = SHARE
-    """With on_corrupt skip: share of a split that may be skipped; more stop the run."""
+    """With on_corrupt skip: the largest fraction of a split that may be skipped before the run stops."""
 
     def __post_init__(self) -> None:
-        """Refuse what no run can have, and write every transform in its one form."""
+        """Reject impossible values, and normalize the spelling of every transform."""
         check_fields(self, "data.")
         self.division()  # which checks what it is made of
         check_normalization(self.mean, self.std, dtype=None)
@@ -146,26 +155,26 @@ class DataConfig:
         )
 
     def unreadable(self, split: str, total: int) -> Unreadable | None:
-        """Return what counts the examples of a split that cannot be read; None where one stops the run."""
+        """Return a counter for the unreadable examples of a split, or None if such an example stops the run."""
         return None if self.on_corrupt == "stop" else Unreadable(split, total, self.max_corrupt)
 
     def division(self) -> Division:
-        """Return how the source is divided."""
+        """Return how the source is split."""
         return Division(
             self.val_fraction, self.test_fraction, self.split_seed, self.split, self.group_by, self.fold, self.subset
         )
 
     @property
     def sampling(self) -> Sampling:
-        """How training examples are drawn."""
+        """How training examples are sampled."""
         return Sampling(self.balance, self.repeats)
 
     @property
     def crop(self) -> Literal["none", "random_resized"]:
-        """Geometry in training: none, or random_resized."""
+        """Training crop: none, or random_resized."""
         return "random_resized" if divide(self.augment).random_resized else "none"
 
     @property
     def place(self) -> str:
-        """Where the images are now."""
+        """The current location of the images."""
         return self.source if self.moved_to is None else self.moved_to

@@ -1,4 +1,4 @@
-"""Any data set copied into one ArrayRecord file, which ``array_record:PATH`` opens."""
+"""Copying any data set into one ArrayRecord file, which ``array_record:PATH`` opens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from resnet_jax.data.source import load_dataset
 from resnet_jax.errors import DataError, UsageError
 
 CHUNK = 64
-"""Examples that one task of the thread pool reads."""
+"""Number of examples that one task of the thread pool reads."""
 EVERY = 0.5
 """Seconds between two reports of progress."""
 
@@ -38,10 +38,10 @@ class Converted:
     Attributes:
         source: what was copied.
         out: the file.
-        examples: split -> how many.
-        encoded: split -> whether its image files were copied as they are.
-        size: of the file in bytes.
-        seconds: it took.
+        examples: split -> number of examples.
+        encoded: split -> whether its image files were copied unchanged.
+        size: size of the file in bytes.
+        seconds: time it took.
     """
 
     source: str
@@ -52,7 +52,7 @@ class Converted:
     seconds: float
 
     def lines(self) -> list[str]:
-        """Return what to tell."""
+        """Return the lines to print."""
         splits = ", ".join(f"{count:,} {split}" for split, count in self.examples.items())
         how = "image files copied as they are" if all(self.encoded.values()) else "arrays"
         if any(self.encoded.values()) and not all(self.encoded.values()):
@@ -77,19 +77,19 @@ def convert(
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Converted:
-    """Copy all splits of a data set into a file, which is there when it is whole and not before.
+    """Copy all splits of a data set into a file, which appears only when it is complete.
 
     Args:
         spec: the data set, as for :func:`load_dataset`.
         out: the file.
-        reading: how the source is read; image files are copied whatever it says of their pixels.
-        threads: that read the source.
-        overwrite: replace ``out`` if it is there.
-        progress: told how far it is, now and then.
+        reading: how the source is read; image files are copied whatever it says about their pixels.
+        threads: threads that read the source.
+        overwrite: replace ``out`` if it exists.
+        progress: called now and then with the progress.
 
     Raises:
-        UsageError: ``out`` is there already, or cannot be a file.
-        DataError: the source cannot be read, or the disk is full.
+        UsageError: if ``out`` already exists, or cannot be a file.
+        DataError: if the source cannot be read, or the disk is full.
     """
     out = Path(out).expanduser()
     _check_out(out, overwrite)
@@ -99,10 +99,10 @@ def convert(
 def write_dataset(
     dataset: Dataset, out: Path, threads: int = 4, progress: Callable[[str], None] = lambda _: None
 ) -> Converted:
-    """Write a data set that is open, replacing the file; see :func:`convert`.
+    """Write an open data set, replacing the file; see :func:`convert`.
 
     Raises:
-        DataError: the source cannot be read, or the disk is full.
+        DataError: if the source cannot be read, or the disk is full.
     """
     began = time.perf_counter()
     encoders = {split: encoder_of(records) for split, records in dataset.splits.items()}
@@ -137,7 +137,7 @@ def write_dataset(
 
 
 def _append_header(append: Callable[[bytes], None], dataset: Dataset, splits: list[StoredSplit]) -> Header:
-    """Append labels and groups; return the header, which knows where they are."""
+    """Append labels and groups; return the header, which contains their positions."""
     number = sum(split.count for split in splits)
     placed = []
     for split in splits:
@@ -168,7 +168,7 @@ def _packed(
     name: str,
     threads: int,
 ) -> Iterator[bytes]:
-    """Give the records of a split in order, read by several threads a few tasks ahead."""
+    """Yield the records of a split in order, read by several threads a few tasks ahead."""
     only_files = encoder is not None and len(fields) == 1
 
     def one(index: int) -> bytes:
@@ -199,7 +199,7 @@ def _packed(
 
 
 def _checked(data: bytes, where: str) -> bytes:
-    """Refuse what is no image file by its first bytes; that it can be decoded is not tried."""
+    """Reject files that are not images by their first bytes; whether they can be decoded is not tested."""
     found = identify(data[:HEAD_BYTES])
     if not data.startswith(NPY) and (found is None or not found.readable):
         what = "it is empty (0 bytes)" if not data else f"it is {found.name if found else 'no image that is known'}"
@@ -208,7 +208,7 @@ def _checked(data: bytes, where: str) -> bytes:
 
 
 def _origin(where: str, index: int, name: str) -> str:
-    """Return where an example came from, below its source; empty if that is no more than its number."""
+    """Return where an example came from, below its source; empty if that is only its number."""
     if where.startswith(f"index {index} of "):
         return ""
     return where.removeprefix(name.partition(":")[2].rstrip("/") + "/")
@@ -224,7 +224,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
 
 
 def _check_space(dataset: Dataset, out: Path) -> None:
-    """Refuse before anything is read what cannot fit, where the source knows its size."""
+    """Reject a copy that cannot fit before anything is read, if the source knows its size."""
     sizes = [getattr(records, "encoded_bytes", None) or 0 for records in dataset.splits.values()]
     free = shutil.disk_usage(out.parent).free
     if sum(sizes) > free:
@@ -235,7 +235,7 @@ def _check_space(dataset: Dataset, out: Path) -> None:
 
 
 class _Report:
-    """Tells how far the copy is, not too often."""
+    """Reports the progress of the copy, not too often."""
 
     def __init__(self, total: int, progress: Callable[[str], None]):
         self.total, self.progress, self.done = total, progress, 0

@@ -1,25 +1,26 @@
-"""Encoded bytes to pixels, and one channel count to another.
+"""Decoding of image files, and conversion between channel counts.
 
-What is stored becomes uint8 RGB, or grey, so:
+Stored images become uint8 RGB or gray as follows:
 
 - **as it lies in the file** (``data.orientation stored``), or turned upright by its Exif orientation (``exif``; see
   :mod:`resnet_jax.data.orientation`). A TIFF's own orientation tag is always applied, by the decoder, and so is AVIF's.
   Colour profiles are not applied.
-- **16 bits a channel**: the upper 8 are kept. 16-bit files whose brightest value is below 4,096 hold 10 or 12-bit
-  values, which that would turn nearly black: refused. 10 and 12 bits of AVIF are scaled by the decoder.
-- **palette** and **1, 2 or 4 bits**: the colours they stand for. **CMYK**: converted without a profile.
-- **alpha**: dropped, so that the colours under transparent pixels are seen; a TIFF with transparent pixels is refused,
-  for the decoder mixes them with black.
-- **several images in one file** (animated GIF and WebP, TIFF pages): the first; of an animated PNG its still image.
-- **floating-point, signed and 32-bit** pixels (TIFF, HDR, PFM, EXR) have no stated range: refused, and so are TIFFs in
-  CIELab and raw sensor data, PNM whose white is not 1, 255 or 65,535, and JPEG 2000 of 9 to 15 bits.
-- **bands that are no colours** (TIFF of two or more grey samples, or of more than four): refused, and read by
-  ``data.pixels stored`` (:mod:`resnet_jax.data.tiff`).
-- **more than 178,956,970 pixels**, or more than 8 bytes for each of these, or more than 256 MiB from a file of less
-  than a 64th of that (``RESNET_JAX_MAX_IMAGE_MIB`` allows more): refused before memory is taken, by what the header
-  says.
-- **cut short**: refused. A JPEG that was cut and filled up with zeros is too, for it has no end; the same of WebP, BMP,
-  PNM, Sun raster and JPEG 2000 cannot be told from an image, for these have neither an end nor checksums.
+- **16 bits per channel**: the upper 8 are kept. 16-bit files whose brightest value is below 4,096 contain 10 or 12-bit
+  values, which this would turn nearly black: they are rejected. The decoder scales the 10 and 12 bits of AVIF.
+- **palette** and **1, 2 or 4 bits**: the colors they stand for. **CMYK**: converted without a profile.
+- **alpha**: dropped, so the colors under transparent pixels are visible; a TIFF with transparent pixels is rejected,
+  because the decoder blends them with black.
+- **several images in one file** (animated GIF and WebP, TIFF pages): the first; for an animated PNG its still image.
+- **floating-point, signed and 32-bit** pixels (TIFF, HDR, PFM, EXR) have no defined range and are rejected, as are
+  TIFFs in CIELab and raw sensor data, PNM whose white is not 1, 255 or 65,535, and JPEG 2000 with 9 to 15 bits.
+- **bands that are not colors** (TIFF with two or more gray samples, or more than four): rejected; ``data.pixels
+  stored`` reads them (:mod:`resnet_jax.data.tiff`).
+- **more than 178,956,970 pixels**, or more than 8 bytes per pixel of that limit, or more than 256 MiB from a file of
+  less than a 64th of that (``RESNET_JAX_MAX_IMAGE_MIB`` raises this): rejected according to the header, before memory
+  is allocated.
+- **truncated**: rejected, including a JPEG that was truncated and filled up with zeros, since it has no end marker; the
+  same for WebP, BMP, PNM, Sun raster and JPEG 2000 cannot be distinguished from an image, because these have neither an
+  end marker nor checksums.
 """
 
 from __future__ import annotations
@@ -51,15 +52,15 @@ from resnet_jax.runtime.limits import IMAGE
 from resnet_jax.runtime.plain_numpy import read_array
 
 GREY_WEIGHTS = (299, 587, 114)
-"""Red, green and blue parts of luma in thousandths (ITU-R BT.601), as in JPEG's own grey channel."""
+"""Red, green and blue weights of luma in thousandths (ITU-R BT.601), as in JPEG's own gray channel."""
 MAX_PIXELS = 178_956_970
-"""Height x width that is still decoded: half a gigabyte of RGB, the limit at which Pillow refuses too."""
+"""Largest height x width that is decoded: half a gigabyte of RGB, also the limit at which Pillow refuses."""
 MAX_BYTES = 8 * MAX_PIXELS
-"""Bytes of all bands of an image that are still decoded: four of 16 bits at the most pixels."""
+"""Largest size in bytes of all bands of a decoded image: four 16-bit bands at the maximum number of pixels."""
 PROPORTION = 64
-"""Bytes that one byte of a large file may decode to: photographs give 5 to 30, and drawings are seldom that large."""
+"""Bytes that one byte of a large file may decode to: photographs give 5 to 30, and drawings are rarely that large."""
 _SURE_PIXELS = 64 << 20
-"""Of 8 bits, at four channels: no more than :data:`resnet_jax.runtime.limits.IMAGE` allows of any file."""
+"""For 8 bits and four channels: no more than :data:`resnet_jax.runtime.limits.IMAGE` allows for any file."""
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # for headers that OpenCV reads otherwise than we
 TWELVE_BITS = 4096
 
@@ -67,19 +68,19 @@ _TIFF_COLOURS = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YC
 
 
 def decode_image(data: bytes, channels: int, where: str, orientation: Orientation = "stored") -> np.ndarray:
-    """Decode an image file; the module says what becomes of every kind.
+    """Decode an image file; the module describes what happens to each kind.
 
     Args:
         data: the whole file.
-        channels: 3 for RGB, 1 for grey; the image is converted if it is stored otherwise.
-        where: the file or record, for the message.
-        orientation: whether the image is turned upright by its Exif data.
+        channels: 3 for RGB, 1 for gray; the image is converted if it is stored differently.
+        where: the file or record, for messages.
+        orientation: whether the image is rotated upright according to its Exif data.
 
     Returns:
         uint8 (height, width, channels).
 
     Raises:
-        DataError: not an image, cut short, too large, or of a kind whose pixels have no stated way to 8 bits.
+        DataError: if it is not an image, truncated, too large, or of a kind without a defined conversion to 8 bits.
     """
     import cv2
 
@@ -95,7 +96,7 @@ def decode_image(data: bytes, channels: int, where: str, orientation: Orientatio
 
 
 def _decode_any(data: bytes, channels: int, flags: int, where: str) -> np.ndarray | None:
-    """Decode a file of any format that is read, after a look at its header."""
+    """Decode a file of any supported format, after checking its header."""
     import cv2
 
     check_size(data, where)
@@ -114,14 +115,14 @@ def _decode_any(data: bytes, channels: int, flags: int, where: str) -> np.ndarra
 
 
 NPY = b"\x93NUMPY"
-"""How an .npy file begins."""
+"""The first bytes of an .npy file."""
 
 
 def decode_npy(data: bytes, where: str) -> np.ndarray:
-    """Return the array of an .npy file with an axis of channels: an image (H, W, C), a signal or a volume.
+    """Return the array of an .npy file with a channel axis: an image (H, W, C), a signal or a volume.
 
     Raises:
-        DataError: cut short, of Python objects, or of a shape or dtype that could be two things.
+        DataError: if it is truncated, contains Python objects, or has an ambiguous shape or dtype.
     """
     try:
         array = read_array(data)
@@ -131,21 +132,21 @@ def decode_npy(data: bytes, where: str) -> np.ndarray:
 
 
 def decode_stored(data: bytes, channels: int, where: str, orientation: Orientation = "stored") -> np.ndarray:
-    """Decode an image file to what it holds: 8 or 16 bits, integers or floats (TIFF), any number of channels.
+    """Decode an image file without loss: 8 or 16 bits, integers or floats (TIFF), any number of channels.
 
-    Colours come as RGB or RGBA, palettes and CMYK as the RGB they stand for. Nothing is scaled.
+    Colors are returned as RGB or RGBA, palettes and CMYK as the RGB they stand for. Nothing is scaled.
 
     Args:
         data: the whole file.
-        channels: 3 for RGB, 1 for grey; 0 for those that are stored.
-        where: the file or record, for the message.
-        orientation: whether the image is turned upright by its Exif data.
+        channels: 3 for RGB, 1 for gray; 0 for the stored channels.
+        where: the file or record, for messages.
+        orientation: whether the image is rotated upright according to its Exif data.
 
     Returns:
-        (height, width, channels) of the dtype that is stored.
+        (height, width, channels) in the stored dtype.
 
     Raises:
-        DataError: not an image, cut short or too large.
+        DataError: if it is not an image, truncated or too large.
     """
     import cv2
 
@@ -173,10 +174,10 @@ def decode_stored(data: bytes, channels: int, where: str, orientation: Orientati
 
 
 def check_size(data: bytes, where: str) -> None:
-    """Refuse what would take more memory than any image should, before it does, and a JPEG without an end.
+    """Reject what would need more memory than any image should, in advance, and a JPEG without an end marker.
 
     Raises:
-        DataError: it says how much, and what is allowed.
+        DataError: if it is too large; the message says how large, and what is allowed.
     """
     shape = shape_in_header(data)
     if shape is not None and shape[0] * shape[1] > MAX_PIXELS:
@@ -210,7 +211,7 @@ def check_size(data: bytes, where: str) -> None:
 
 
 def _tags(data: bytes) -> dict[int, tuple[int, ...]] | None:
-    """Return the tags of a TIFF; None if it is cut short."""
+    """Return the tags of a TIFF; None if it is truncated."""
     try:
         return tiff_tags(data)
     except struct.error:
@@ -218,7 +219,7 @@ def _tags(data: bytes) -> dict[int, tuple[int, ...]] | None:
 
 
 def _is_bands(tags: Mapping[int, tuple[int, ...]]) -> bool:
-    """Return whether a TIFF is one that OpenCV reads wrongly or not at all, and `read_bands` reads."""
+    """Return whether a TIFF is one that OpenCV misreads or cannot read, and that `read_bands` reads."""
     samples, colours = tags.get(277, (1,))[0], tags.get(262, (1,))[0]
     planes_of_16_bits = tags.get(284, (1,))[0] == 2 and max(tags.get(258, (1,))) > 8
     return samples > 1 and colours in (0, 1, 2) and (colours != 2 or samples > 4 or planes_of_16_bits)
@@ -236,7 +237,7 @@ def _imdecode(data: bytes, flags: int, *, is_still: bool = False) -> np.ndarray 
 
 
 def _why_not(data: bytes) -> str:
-    """Say why these bytes gave no image."""
+    """Return why these bytes could not be decoded."""
     found = identify(data[:HEAD_BYTES])
     if not data:
         return "the file is empty (0 bytes); restore it or remove it"
@@ -255,7 +256,7 @@ def _another_kind(found: Format) -> str:
 
 
 def _decode_tiff(data: bytes, where: str) -> np.ndarray | None:
-    """Return RGB (h, w, 3) or grey (h, w), uint8; None if it cannot be decoded."""
+    """Return RGB (h, w, 3) or gray (h, w), uint8; None if it cannot be decoded."""
     import cv2
 
     tags = _tags(data)
@@ -314,7 +315,7 @@ def _decode_tiff(data: bytes, where: str) -> np.ndarray | None:
 
 
 def _is_deep(data: bytes) -> bool:
-    """Return whether a file other than TIFF stores 16 bits a channel of which the decoder keeps the upper 8."""
+    """Return whether a file other than TIFF stores 16 bits per channel, of which the decoder keeps the upper 8."""
     if data.startswith(b"\x89PNG"):
         return data[24:25] == b"\x10"
     if (siz := jpeg2000_siz(data)) is not None:
@@ -330,7 +331,7 @@ def _too_dark(where: str, brightest: str) -> str:
 
 
 def _check_range(data: bytes, where: str) -> None:
-    """Refuse images whose white is not the largest value of their type, for it is not scaled, and what is no image."""
+    """Reject images whose white is not the largest value of their type, since it is not scaled, and non-images."""
     if data.startswith(b"P7\n"):
         header = data[:HEAD_BYTES].split(b"ENDHDR")[0]
         known = any(b"TUPLTYPE " + kind in header for kind in (b"RGB", b"GRAYSCALE"))
@@ -364,7 +365,7 @@ def _pnm_maximum(data: bytes) -> int:
 
 
 def to_channels(images: np.ndarray, channels: int | None) -> np.ndarray:
-    """Bring (..., C) of 1 or 3 channels to ``channels`` channels: grey is repeated, RGB becomes luma; None keeps them.
+    """Convert (..., C) with 1 or 3 channels to ``channels``: gray is repeated, RGB becomes luma; None keeps them.
 
     >>> to_channels(np.array([[255, 255, 255], [255, 0, 0]], np.uint8), 1).tolist()
     [[255], [76]]
@@ -381,7 +382,7 @@ def to_channels(images: np.ndarray, channels: int | None) -> np.ndarray:
 
 
 def has_colours(image: np.ndarray) -> bool:
-    """Return whether an image, uint8 (H, W, C), has pixels that are not grey.
+    """Return whether an image, uint8 (H, W, C), has pixels that are not gray.
 
     >>> has_colours(np.array([[[7, 7, 7]]], np.uint8)), has_colours(np.array([[[7, 7, 8]]], np.uint8))
     (False, True)
@@ -390,6 +391,6 @@ def has_colours(image: np.ndarray) -> bool:
 
 
 def check_channels(channels: int | None) -> None:
-    """Raise UsageError unless ``channels`` is None (as stored), 1 (grey) or 3 (RGB), as image files are decoded."""
+    """Raise UsageError unless ``channels`` is None (as stored), 1 (gray) or 3 (RGB), as image files are decoded."""
     if channels not in (None, 1, 3):
         raise UsageError(f"channels={channels} is not possible; use 1 (grey), 3 (RGB) or none (as stored)")

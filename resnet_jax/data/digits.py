@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits that come inside scikit-learn: 8x8 grey, 10 classes, no download.
+"""The 1,797 handwritten digits included in scikit-learn: 8x8 gray, 10 classes, no download.
 
 Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits (test part), UCI Machine Learning
 Repository, 1998, https://doi.org/10.24432/C50P49.
@@ -36,7 +36,7 @@ def _load(_location: str, reading: Reading, /) -> Dataset:
 
 
 def _read() -> tuple[np.ndarray, np.ndarray]:
-    # The file itself: importing scikit-learn, which is what its load_digits costs, takes seconds.
+    # Read the file directly: importing scikit-learn for its load_digits takes seconds.
     package = importlib.util.find_spec("sklearn")
     folder = package.submodule_search_locations[0] if package and package.submodule_search_locations else ""
     file = Path(folder) / "datasets" / "data" / "digits.csv.gz"

@@ -1,4 +1,4 @@
-"""How a data set is divided where its source does not say: what is held out, by what, and what is left to train on."""
+"""How a data set is split if its source does not define splits: what is held out, and what is left to train on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Method = Literal["stratified", "hash"]
 
 @dataclass(frozen=True)
 class Division:
-    """How a data set is divided, the same for every run that is compared.
+    """How a data set is split, the same for all runs that are compared.
 
     ==================================  ==========================================================  ====================
                                         stratified                                                  hash
@@ -36,18 +36,19 @@ class Division:
     ==================================  ==========================================================  ====================
 
     Attributes:
-        val_fraction: share of the training examples that is held out for validation; of all, where there is no test.
-        test_fraction: share held out for the test where the source has none.
-        seed: which of the possible divisions.
+        val_fraction: fraction of the training examples held out for validation; of all examples if there is no test
+            split.
+        test_fraction: fraction held out for the test if the source has no test split.
+        seed: selects one of the possible splits.
         method: ``stratified`` or ``hash``.
-        group_by: a regular expression with one group that finds in an example's name whom it belongs to, such as a
-            patient or speaker, or ``group`` for what the source knows; all examples of a group are in one part.
-        fold: ``i/k``: validation is fold i of k of what is trained on and validated on, counted from 1, in place of
+        group_by: a regular expression with one group that finds an example's group in its name, such as a patient or
+            speaker, or ``group`` for groups known to the source; all examples of a group are in the same part.
+        fold: ``i/k``: validate on fold i of k of the training and validation examples, counted from 1, instead of
             ``val_fraction``.
-        subset: what of the training examples is trained on: below 1 a share, else a number a class.
+        subset: the part of the training examples to train on: a fraction if below 1, otherwise a number per class.
 
     Raises:
-        UsageError: values that none can have.
+        UsageError: for impossible values.
     """
 
     val_fraction: BelowOne = 0.1
@@ -74,19 +75,19 @@ class Division:
 
     @property
     def by_names(self) -> bool:
-        """Whether the names of examples decide, and not only their labels."""
+        """Whether the names of examples matter, and not only their labels."""
         return self.method == "hash" or self.group_by is not None
 
 
 @dataclass(frozen=True, eq=False)
 class Members:
-    """The examples that are divided.
+    """The examples that are split.
 
     Attributes:
-        labels: of classes; zeros where there are none, (N,).
-        told: what tells them apart, where they are divided by hash.
+        labels: class labels; zeros if there are none, (N,).
+        told: what distinguishes them, for a split by hash.
         by: what that is.
-        groups: whom each belongs to, if that counts.
+        groups: the group of each, if that matters.
     """
 
     labels: np.ndarray
@@ -102,25 +103,25 @@ class Members:
 
     @property
     def units(self) -> Sequence[str | bytes]:
-        """What a hash is taken of: the groups, or what tells the examples apart."""
+        """What is hashed: the groups, or what distinguishes the examples."""
         found = self.told if self.groups is None else self.groups
         assert found is not None
         return found
 
 
 def divide_members(members: Members, division: Division, fractions: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """Divide examples into disjoint parts that cover them.
+    """Split examples into disjoint parts that cover them.
 
     Args:
-        members: what is divided.
-        division: how.
-        fractions: part -> its share, ``train`` first; they add up to 1. A ``fold`` replaces ``val`` by itself.
+        members: the examples to split.
+        division: how to split them.
+        fractions: part -> its fraction, ``train`` first; they sum to 1. A ``fold`` determines ``val`` by itself.
 
     Returns:
-        Part -> sorted indices, int64; of a share of 0 none.
+        Part -> sorted indices, int64; empty for a fraction of 0.
 
     Raises:
-        DataError: a part would be empty.
+        DataError: if a part would be empty.
     """
     seed = division.seed
     match division.method:
@@ -147,7 +148,7 @@ def divide_members(members: Members, division: Division, fractions: Mapping[str,
 
 
 def _hashed_parts(members: Members, fractions: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:
-    """Take the last part first, so that the test does not depend on how much is validated on."""
+    """Take the last part first, so that the test part does not depend on the validation fraction."""
     first, *others = fractions
     left, share, parts = np.ones(len(members.labels), bool), 1.0, {}
     for name in reversed(others):

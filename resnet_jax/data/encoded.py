@@ -1,4 +1,4 @@
-"""Images as the bytes of their files: taken from a source without decoding, and decoded as they are read."""
+"""Images as the bytes of their files: taken from a source without decoding, and decoded when read."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from resnet_jax.runtime.plain_files import open_descriptor
 
 @runtime_checkable
 class EncodedSource(Source, Protocol):
-    """A source of image files, which can give their bytes."""
+    """A source of image files, which can return their bytes."""
 
     channels: int
-    """1 or 3 that images are decoded to; 0 for what is stored."""
+    """1 or 3 channels to decode images to; 0 for the stored channels."""
 
     def encoded(self, index: int) -> bytes:
-        """Return the bytes of image ``index``, as they lie in its file."""
+        """Return the bytes of image ``index``, as stored in its file."""
         ...
 
 
 def encoder_of(records: Source) -> tuple[Callable[[int], bytes], int] | None:
-    """Return what gives the bytes of the images of a source, and their channels; None if it holds no image files.
+    """Return a function for the bytes of the images of a source, and their channels; None if it has no image files.
 
     >>> from resnet_jax.data.digits import load_digits
     >>> encoder_of(load_digits().splits["all"]) is None
@@ -46,10 +46,10 @@ def encoder_of(records: Source) -> tuple[Callable[[int], bytes], int] | None:
 
 
 def read_bytes(path: str) -> bytes:
-    """Return the bytes of a file: by the system's own calls, for Python's file objects take longer than a small image.
+    """Return the bytes of a file, with system calls, because Python's file objects take longer than a small image.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: if it cannot be read.
     """
     try:
         descriptor, size = open_descriptor(path)
@@ -67,17 +67,17 @@ def read_bytes(path: str) -> bytes:
 def decode_file(
     data: bytes, channels: int, where: str, pixels: Pixels = "uint8", orientation: Orientation = "stored"
 ) -> np.ndarray:
-    """Decode the bytes of an image file or of an .npy file, as the files of a folder are.
+    """Decode the bytes of an image file or of an .npy file, like the files of a folder.
 
     Args:
         data: the whole file.
-        channels: 1 or 3; 0 for what is stored.
-        where: it comes from, for messages.
+        channels: 1 or 3; 0 for the stored channels.
+        where: where it comes from, for messages.
         pixels: uint8, or what is stored.
-        orientation: whether the image is turned upright by its Exif data.
+        orientation: whether the image is rotated upright according to its Exif data.
 
     Raises:
-        DataError: it cannot be decoded.
+        DataError: if it cannot be decoded.
     """
     if data.startswith(NPY):
         return decode_npy(data, where)

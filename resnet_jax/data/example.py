@@ -1,7 +1,7 @@
-"""An example: a dict of named arrays of any dtype and rank; and a source: examples by index.
+"""An example is a dict of named arrays of any dtype and rank; a source provides examples by index.
 
-What a network is given is called ``image``, whether it is an image, a signal or a volume; what it should say is called
-``label``. Other fields have the names that their source gives them, but for those that every batch adds.
+The network's input is named ``image``, whether it is an image, a signal or a volume; the desired output is named
+``label``. Other fields have the names given by their source, except those that every batch adds.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Meaning = Literal["image", "signal", "volume", "mask", "boxes", "label", "array"
 """What an array is: image (H, W, C), signal (L, C), volume (D, H, W, C), mask (the input's shape without channels, or
 with), boxes (n, 4) as top, left, bottom, right in pixels; label; or any array, which no transform moves."""
 
-#: Names that a batch gives to arrays of its own.
+#: Names of the arrays that a batch adds.
 RESERVED = ("mask", "index", "epoch")
 
 INPUTS: tuple[Meaning, ...] = ("image", "signal", "volume")
-"""What a network can be given."""
+"""What a network's input can be."""
 
 OTHER = "other"
-"""The second input, of examples that have two."""
+"""The second input, for examples that have two."""
 
 MEANING_OF_RANK: dict[int, Meaning] = {2: "signal", 3: "image", 4: "volume"}
-"""Axes of an input with its channels -> what it is."""
+"""Number of axes of an input, including channels -> what it is."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Field:
     """One array of every example of a source.
 
     Attributes:
-        shape: None for a side that varies from example to example.
-        dtype: NumPy's name of it.
-        meaning: what transforms take it for.
+        shape: None for a side that varies between examples.
+        dtype: NumPy's name of the dtype.
+        meaning: how transforms treat it.
     """
 
     shape: tuple[int | None, ...]
@@ -54,16 +54,16 @@ Spec: TypeAlias = Mapping[str, Field]
 
 @runtime_checkable
 class Source(Protocol):
-    """Labelled examples by index. Reading is thread-safe, and the same index always gives the same example."""
+    """Labeled examples by index. Reading is thread-safe, and an index always gives the same example."""
 
     @property
     def labels(self) -> np.ndarray:
-        """All labels: int32 (N,) of classes, float32 (N, K) of several labels or (N,), (N, M) of values."""
+        """All labels: int32 (N,) for classes, float32 (N, K) for multi-label or (N,), (N, M) for values."""
         ...
 
     @property
     def spec(self) -> Spec:
-        """What an example holds: name -> shape, dtype and meaning."""
+        """What an example contains: name -> shape, dtype and meaning."""
         ...
 
     def __len__(self) -> int:
@@ -71,7 +71,7 @@ class Source(Protocol):
         ...
 
     def __getitem__(self, index: int, /) -> Example:
-        """Return example ``index``: ``image`` and what else there is; ``label`` may be left to :attr:`labels`."""
+        """Return example ``index``: ``image`` and other fields; ``label`` may be left to :attr:`labels`."""
         ...
 
     def describe(self, index: int) -> str:
@@ -80,10 +80,10 @@ class Source(Protocol):
 
 
 def fields_of(spec: Spec) -> dict[str, Field]:
-    """Return the fields of examples but for the label, the input first.
+    """Return the fields of examples except the label, the input first.
 
     Raises:
-        DataError: there is no input, or a name that batches use for arrays of their own.
+        DataError: if there is no input, or a field has a name that batches reserve.
     """
     if "image" not in spec:
         raise DataError(f"the examples hold {', '.join(spec) or 'nothing'} and no 'image', which the network is given")
@@ -94,13 +94,13 @@ def fields_of(spec: Spec) -> dict[str, Field]:
 
 
 def meaning_of(name: str, array: np.ndarray, inputs: np.ndarray) -> Meaning:
-    """Return what further arrays (N, ...) of a source are, by their names: mask, boxes, or any array.
+    """Return what further arrays (N, ...) of a source are, according to their names: mask, boxes, or any array.
 
     Args:
-        name: a name with ``mask`` or ``segmentation`` in it is a mask if its sides are the input's; ``boxes`` are boxes
+        name: a name containing ``mask`` or ``segmentation`` is a mask if its sides are the input's; ``boxes`` are boxes
             if their last axis is 4.
-        array: of all examples.
-        inputs: the input of all examples, with channels.
+        array: values of all examples.
+        inputs: inputs of all examples, with channels.
     """
     if ("mask" in name or "segmentation" in name) and array.shape[1 : inputs.ndim - 1] == inputs.shape[1:-1]:
         return "mask"
@@ -110,7 +110,7 @@ def meaning_of(name: str, array: np.ndarray, inputs: np.ndarray) -> Meaning:
 
 
 def spec_of(example: Mapping[str, np.ndarray], meanings: Mapping[str, Meaning] | None = None) -> dict[str, Field]:
-    """Return the fields of a source all of whose examples are like this one.
+    """Return the fields of a source whose examples are all like this one.
 
     >>> spec_of({"image": np.zeros((4, 4, 1), np.uint8), "boxes": np.zeros((2, 4))})["image"]
     Field(shape=(4, 4, 1), dtype='uint8', meaning='image')

@@ -1,10 +1,10 @@
-"""Who makes batches, and how far ahead: the caller's thread, threads, or worker processes; the batches are the same.
+"""Where batches are made, and how far ahead: the caller's thread, threads, or worker processes; the batches are equal.
 
-A batch is a function of its step, so that an executor has nothing to remember: it asks for steps in order, keeps a
-bounded number of them in the making, and yields them in order. The position is the number of the step. That is why no
-library is needed for it: what is left of a thread pool is twenty lines, while Grain's takes seconds to import, adds
-its own frames to messages, and its processes keep a state each, pickle every batch, and need flags to be parsed. Who
-prefers Grain's executor runs the same batches in it::
+A batch is a function of its step, so an executor has no state of its own: it requests steps in order, keeps a bounded
+number of them in progress, and yields them in order. The position is the number of the step. No library is needed for
+this: a thread pool takes twenty lines, whereas Grain takes seconds to import, adds its own frames to tracebacks, and
+its processes each hold a state, pickle every batch and require flags to be parsed. To use Grain's executor with the
+same batches::
 
     grain.MapDataset.source(range(steps)).map(batches.batch).to_iter_dataset(...)
 """
@@ -30,7 +30,7 @@ class Steps(Protocol):
 
     @property
     def unreadable(self) -> Unreadable | None:
-        """Counts the examples that cannot be read, where they are left out."""
+        """Counts unreadable examples, if they are left out."""
         ...
 
     @property
@@ -48,21 +48,21 @@ def in_order(
 ) -> Batches:
     """Yield ``batches.batch(step)`` for every step of a range in order.
 
-    At most ``max(prefetch, threads)`` batches are in the making or ready, one more is the caller's; with workers
-    ``workers * threads + prefetch``.
+    At most ``max(prefetch, threads)`` batches are in progress or ready, plus the caller's; with workers ``workers *
+    threads + prefetch``.
 
     Args:
-        batches: a batch by step.
+        batches: returns a batch by step.
         start: first step.
         stop: the step after the last.
-        threads: batches in the making at once, in each process; 0 makes them in the caller's thread (in a worker: one).
-        prefetch: batches made ahead.
-        workers: processes that make them in place of this one.
+        threads: batches made at the same time in each process; 0 makes them in the caller's thread (in a worker: one).
+        prefetch: number of batches made ahead.
+        workers: number of processes that make them instead of this one.
 
     Raises:
-        UsageError: threads, prefetch or workers out of range, or a source that worker processes cannot open.
-        DataError: as ``batch``, in the caller's thread, in place of the batch that failed.
-        RunError: a worker process ended.
+        UsageError: if threads, prefetch or workers are out of range, or worker processes cannot open the source.
+        DataError: as for ``batch``, in the caller's thread, in place of the batch that failed.
+        RunError: if a worker process ended.
     """
     if threads < 0 or prefetch < 1 or workers < 0:
         raise UsageError(

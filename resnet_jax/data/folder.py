@@ -1,4 +1,4 @@
-"""``folder:PATH``: image files below a folder, whose classes are in the folders' or the files' names.
+"""``folder:PATH``: image files below a folder, with the classes in the names of folders or files.
 
 =====================================================================  ========================================
 layout                                                                 what is read
@@ -10,13 +10,13 @@ the same below the only folder of PATH                                 the same,
 Tiny ImageNet, ImageNet with its devkit, ImageNet of Kaggle            see :mod:`resnet_jax.data.annotations`
 =====================================================================  ========================================
 
-Splits may also be called ``training``, ``testing``, ``valid`` and ``validation``, in capitals or not.
+Splits may also be named ``training``, ``testing``, ``valid`` and ``validation``, in any case.
 
 Classes are the folder names in sorted order, or those of ``data.class_list`` in its order; images are in sorted order,
 so that labels and indices do not depend on the file system. Images in subfolders of a class folder belong to the class.
-A file is an image if its suffix or its first bytes say so (see :mod:`resnet_jax.data.formats`); every other file is
-counted in the data set's notes. A name that begins with a dot is ignored. Links are followed, but not back to a folder
-above them; those that lead out of PATH are said in the notes. The index of many files is kept
+A file is an image according to its suffix or its first bytes (see :mod:`resnet_jax.data.formats`); all other files are
+counted in the data set's notes. Names that begin with a dot are ignored. Links are followed, except back to a folder
+above them; those that point outside PATH are reported in the notes. The index of many files is stored
 (:mod:`resnet_jax.data.index`).
 """
 
@@ -48,16 +48,16 @@ from resnet_jax.runtime.plain_files import open_file
 
 @dataclass(frozen=True, eq=False)
 class FolderRecords:
-    """Encoded image files, decoded when asked.
+    """Encoded image files, decoded on access.
 
     Attributes:
-        paths: N files; a `PathTable` keeps a million of them small.
+        paths: N files; a `PathTable` stores a million of them compactly.
         labels: int32 (N,).
-        channels: 3 (RGB) or 1 (grey); 0 for those that are stored.
+        channels: 3 (RGB) or 1 (gray); 0 for the stored channels.
         encoded_bytes: the size of all files.
-        pixels: ``uint8``, or ``stored``: what the files hold.
-        orientation: ``stored``, or ``exif`` to turn images upright.
-        groups: whom or what each belongs to, such as a patient, if that is known: any values (N,).
+        pixels: ``uint8``, or ``stored`` for the contents of the files.
+        orientation: ``stored``, or ``exif`` to rotate images upright.
+        groups: the group of each, such as a patient, if known: any values (N,).
         fields: further classes and numbers of every example, (N,) each.
         field_names: names of the classes of further fields.
     """
@@ -116,8 +116,8 @@ def load_folder(path: str, reading: Reading | None = None, **wanted: Any) -> Dat
         wanted: fields of it by name, such as ``channels=1``.
 
     Raises:
-        DataError: not there, another layout, an empty class, or classes that differ between splits.
-        UsageError: ``class_pattern`` is no pattern.
+        DataError: if it does not exist, has another layout or an empty class, or classes differ between splits.
+        UsageError: if ``class_pattern`` is not a pattern.
     """
     reading = dataclasses.replace(reading or Reading(), **wanted)
     root = Path(path).expanduser()
@@ -142,8 +142,8 @@ def dataset_of(index: Index, name: str, reading: Reading) -> Dataset:
     """Return the data set of an index.
 
     Args:
-        index: of the files.
-        name: of the data set.
+        index: index of the files.
+        name: name of the data set.
         reading: how the files are read.
     """
     splits = {

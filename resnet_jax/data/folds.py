@@ -14,7 +14,7 @@ def parse_fold(text: str) -> tuple[int, int]:
     """Return i and k of ``i/k``: fold i of k, counted from 1.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: if it has another form.
 
     >>> parse_fold("5/5")
     (5, 5)
@@ -30,14 +30,14 @@ def parse_fold(text: str) -> tuple[int, int]:
 
 
 def fold_of(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Return the fold of every example, 0 .. count - 1: of every class as many as of another fold, or one more.
+    """Return the fold of every example, 0 .. count - 1, with the class sizes of folds differing by at most one.
 
-    So are the sizes of the folds.
+    The sizes of the folds also differ by at most one.
 
     Args:
         labels: integers (N,).
-        count: of folds.
-        seed: which of the possible divisions.
+        count: number of folds.
+        seed: selects one of the possible divisions.
 
     >>> fold_of(np.array([0, 0, 0, 0, 1, 1]), 2, seed=0).tolist()
     [0, 1, 0, 1, 1, 0]

@@ -1,7 +1,7 @@
-"""What a file is, by its first bytes: images that can be read, images that cannot, and what people take for a data set.
+"""The format of a file, from its first bytes: images that can be read, others, and what is mistaken for a data set.
 
-A suffix says little: JPEGs are called .jfif, .image or nothing at all, and text is called .jpg. The signatures are
-those of the formats' own specifications.
+A suffix says little: JPEGs are named .jfif, .image or nothing at all, and text is named .jpg. The signatures come from
+the formats' own specifications.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import struct
 from dataclasses import dataclass
 
 HEAD_BYTES = 560
-"""How much of a file :func:`identify` looks at."""
+"""Number of bytes of a file that :func:`identify` examines."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file.
+    """A file format.
 
     Attributes:
-        name: with its article, as a message says it: ``a JPEG image``.
+        name: with its article, for messages: ``a JPEG image``.
         readable: whether it is an image that :func:`resnet_jax.data.decode.decode_image` reads.
-        advice: what to do with it instead; empty for images that can be read and where there is nothing to say.
+        advice: what to do with it instead; empty for readable images, or if there is no advice.
     """
 
     name: str
@@ -41,7 +41,7 @@ _CONVERT = "convert it to PNG or JPEG"
 _UNPACK = "unpack it, then name the folder: folder:PATH"
 _ARRAYS = "save its arrays with np.savez('data.npz', x=..., y=...), then npz:data.npz"
 
-#: Signature at the start -> format, the longer ones first where one begins with another.
+#: Signature at the start -> format, longer ones first if one begins with another.
 _STARTS: tuple[tuple[bytes, Format], ...] = (
     (b"\xff\xd8\xff", _image("a JPEG image")),
     (b"\x89PNG\r\n\x1a\n", _image("a PNG image")),
@@ -111,16 +111,16 @@ _IMAGE_SUFFIXES = """
 jpg jpeg jpe jfif jif png apng bmp dib webp tif tiff gif jp2 j2k j2c jpf jpx avif pbm pgm ppm pnm pam ras sr
 """
 SUFFIXES = frozenset(f".{suffix}" for suffix in _IMAGE_SUFFIXES.split())
-"""Suffixes whose files are taken for images without a look inside; what is not one shows when it is decoded."""
+"""Suffixes of files that are assumed to be images without checking; others are noticed when decoded."""
 READABLE = "JPEG, PNG, GIF, BMP, TIFF, WebP, AVIF, JPEG 2000, PNM or Sun raster"
-"""The formats that are read, for messages."""
+"""The supported formats, for messages."""
 
 
 def identify(head: bytes) -> Format | None:
-    r"""Return what a file is that begins with these bytes; None if nothing known begins so.
+    r"""Return the format of a file from its first bytes; None if unknown.
 
     Args:
-        head: the first :data:`HEAD_BYTES` of it, or all.
+        head: its first :data:`HEAD_BYTES`, or all of it.
 
     >>> identify(b"GIF89a").name, identify(b"RIFF\0\0\0\0WAVE").name, identify(b"1,2,3\n").name
     ('a GIF image', 'sound (WAV)', 'text')

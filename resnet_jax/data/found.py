@@ -1,4 +1,4 @@
-"""What lies at a path that was given as a data source without saying of what kind it is, and what to type."""
+"""What is at a path that was given as a data source without its kind, and what to type instead."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ KIND_OF_SUFFIX = {
     ".pth": "a PyTorch file",
     ".mat": "a MATLAB file",
 }
-"""What suffixes stand for whose files do not say it at their beginning."""
+"""What files with these suffixes are, if their first bytes do not tell."""
 RECORDS = "an ArrayRecord file"
-"""What :func:`resnet_jax.data.formats.identify` calls them."""
+"""The name that :func:`resnet_jax.data.formats.identify` gives them."""
 
 
 def describe_path(path: Path) -> str:
-    """Say what lies at an existing path, and which source to type for it: "it is ...".
+    """Describe what is at an existing path, and which source to type for it: "it is ...".
 
     Args:
         path: a folder or a file.
@@ -97,7 +97,7 @@ def _describe_folder(path: Path) -> str:
 
 
 def prepared_sets(path: Path) -> list[tuple[str, str]]:
-    """Return name and source of the sets prepared at or below ``path``, which may be all sets, one, or its version."""
+    """Return name and source of the sets prepared at or below ``path``, which may hold all sets, one, or a version."""
     path, found = path.absolute(), []
     for depth in range(4):
         for info in sorted(path.glob("*/" * depth + "dataset_info.json")):

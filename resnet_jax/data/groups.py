@@ -1,4 +1,4 @@
-"""Groups of examples that must not be cut: all images of one patient, all recordings of one speaker, on one side."""
+"""Groups of examples that must stay together in a split: all images of a patient, all recordings of a speaker."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from resnet_jax.data.rng import FOLDS, permutation
 from resnet_jax.errors import DataError, UsageError
 
 KNOWN = "group"
-"""In place of a pattern: the groups that the source knows itself."""
+"""Instead of a pattern: the groups known to the source."""
 
 
 def check_pattern(pattern: str) -> None:
-    """Refuse what is no regular expression with one group.
+    """Reject anything but a regular expression with one group.
 
     Raises:
-        UsageError: with an example.
+        UsageError: if it is not one; the message has an example.
     """
     if pattern == KNOWN:
         return
@@ -41,12 +41,12 @@ def groups_by(records: Source, dataset: str, pattern: str) -> list[str]:
     """Return the group of every example.
 
     Args:
-        records: as the data set has them, not a part of it.
+        records: the records of the data set, not a part of them.
         dataset: its name, ``KIND:LOCATION``.
-        pattern: a regular expression with one group, looked for in the name of each example; or ``group``.
+        pattern: a regular expression with one group, matched against the name of each example; or ``group``.
 
     Raises:
-        DataError: the source knows no groups, or a name does not have the pattern.
+        DataError: if the source knows no groups, or a name does not match the pattern.
     """
     if pattern == KNOWN:
         known = groups_of(records)
@@ -72,18 +72,18 @@ def groups_by(records: Source, dataset: str, pattern: str) -> list[str]:
 def divide_groups(
     labels: np.ndarray, groups: Sequence[str], shares: Sequence[float], seed: int, *, keep_first: bool
 ) -> np.ndarray:
-    """Divide examples by whole groups into parts whose shares of every class are as near as a greedy search comes.
+    """Divide examples by whole groups into parts whose class fractions are as close as a greedy search gets.
 
-    The largest group comes first, of equal ones a random one. Each goes where it lessens most, or adds least to, the
-    sum over parts and classes of (have - want)^2 / want, the number of all examples counting as one more class.
+    The largest group comes first, ties are ordered randomly. Each goes where it reduces most, or increases least, the
+    sum over parts and classes of (have - want)^2 / want, where the number of all examples counts as one more class.
 
     Args:
-        labels: of classes, integers (N,).
-        groups: of each example.
-        shares: wanted of each part; those of 0 get nothing.
+        labels: class labels, integers (N,).
+        groups: group of each example.
+        shares: wanted fraction of each part; parts with 0 get nothing.
         seed: breaks ties.
-        keep_first: whether every class has to stay in the first part, where it is trained on. A group that is the last
-            one to hold a class that is not there goes there.
+        keep_first: whether every class must occur in the first part, which is trained on. A group that is the last one
+            with a class missing there goes there.
 
     Returns:
         The part of each example, int64 (N,).

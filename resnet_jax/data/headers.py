@@ -1,7 +1,7 @@
-"""What the headers of image files say: sizes, bits and tags, read without decoding.
+"""The contents of image headers: sizes, bits and tags, read without decoding.
 
-A decoder takes the memory that a header asks for, so sizes are looked at first. Read here are JPEG, PNG, GIF, BMP,
-WebP, TIFF, AVIF, JPEG 2000, PNM, PAM and Sun raster: all that are decoded.
+A decoder allocates the memory that a header asks for, so sizes are checked first. All decoded formats are covered:
+JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000, PNM, PAM and Sun raster.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Literal
 
 TIFF_STARTS = (b"II*\0", b"MM\0*")
 MOST_VALUES = 64
-"""Values of a TIFF tag that are read where no more are asked for: bits of every sample, and the like."""
+"""Maximum number of values read from a TIFF tag by default: bits of every sample, and the like."""
 START_OF_SCAN = 0xDA
 _START_OF_FRAME = rb"(?s)\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]...(....)"
 _AVIF_BRANDS = (b"avif", b"avis")
 
 
 def shape_in_header(data: bytes) -> tuple[int, int] | None:
-    """Return (height, width) as the header says, without decoding; None for a format whose header is not read here."""
+    """Return (height, width) from the header, without decoding; None for a format whose header is not parsed."""
     try:
         if data.startswith(b"\x89PNG"):
             width, height = struct.unpack(">II", data[16:24])
@@ -77,13 +77,13 @@ def _jpeg_shape(data: bytes) -> tuple[int, int] | None:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
             height, width = struct.unpack(">HH", data[at + 5 : at + 9])
             return height, width
-    # garbage between segments, which decoders pass over: the largest that may be a start of frame
+    # skip garbage between segments, as decoders do: the largest that may be a start of frame
     sizes = [struct.unpack(">HH", found[1]) for found in re.finditer(_START_OF_FRAME, data)]
     return max(sizes, key=lambda size: size[0] * size[1], default=None)
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield marker and position of the segments of a JPEG (ISO 10918-1, annex B) up to its first scan, with that."""
+    """Yield marker and position of the segments of a JPEG (ISO 10918-1, annex B) up to and including its first scan."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -97,9 +97,9 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def jpeg_has_end(data: bytes) -> bool:
-    """Return whether a JPEG has an end: a marker EOI after its first scan. A thumbnail's own lies before.
+    """Return whether a JPEG has an end: an EOI marker after its first scan. That of a thumbnail comes before.
 
-    Decoders make up what is missing, mostly grey, where a file was cut short and filled up with zeros.
+    If a file was truncated and filled up with zeros, decoders make up what is missing, usually in gray.
     """
     scan = next((at for marker, at in jpeg_segments(data) if marker == START_OF_SCAN), None)
     return scan is not None and data.rfind(b"\xff\xd9", scan) >= 0
@@ -112,8 +112,8 @@ _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 def png_layout(data: bytes) -> Literal["still", "animated", "broken"]:
     """Return what the chunks of a PNG (ISO 15948, 5.3) say: broken if one is longer than the file.
 
-    OpenCV takes memory for a chunk by what it says, up to 4 GiB; and where the first frame of an animation is damaged,
-    it returns to a place that is no more (opencv/opencv#27744), which may do anything.
+    OpenCV allocates the size that a chunk claims, up to 4 GiB; and if the first frame of an animation is damaged, it
+    jumps to a location that no longer exists (opencv/opencv#27744), with undefined behavior.
     """
     at, last, found = 8, len(data) - 12, "still"
     while at <= last:
@@ -141,9 +141,9 @@ def png_still(data: bytes) -> bytes:
 
 
 def is_plain(data: bytes, most: int) -> bool:
-    """Return whether this is a JPEG with an end, or a PNG of at most 8 bits a channel, of at most so many pixels.
+    """Return whether this is a JPEG with an end, or a PNG with up to 8 bits per channel, of at most so many pixels.
 
-    Nearly all files are, and need no further look before they are decoded; so it is one pass over the segments.
+    Nearly all files are, and need no further checks before decoding; so this is one pass over the segments.
     """
     if data.startswith(_PNG_START) and len(data) > 24:
         pixels = int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big")
@@ -165,7 +165,7 @@ def is_plain(data: bytes, most: int) -> bool:
 
 
 def jpeg2000_siz(data: bytes) -> tuple[int, int, int, bool, int] | None:
-    """Return height, width, bits, whether signed, and components of a JPEG 2000 (ISO 15444-1, A.5.1); else None."""
+    """Return height, width, bits, signedness and components of a JPEG 2000 (ISO 15444-1, A.5.1), or None."""
     if not data.startswith((b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51")):
         return None
     at = data.find(b"\xff\x4f\xff\x51")
@@ -177,14 +177,14 @@ def jpeg2000_siz(data: bytes) -> tuple[int, int, int, bool, int] | None:
 
 
 def tiff_tags(data: bytes, most: int = MOST_VALUES) -> dict[int, tuple[int, ...]]:
-    r"""Return the integer tags of a TIFF's first image (TIFF 6.0, section 2), and of Exif data, which is written alike.
+    r"""Return the integer tags of a TIFF's first image (TIFF 6.0, section 2), or of Exif data (the same format).
 
     Args:
         data: the file.
-        most: values of one tag; a tag with more is left out.
+        most: maximum number of values per tag; a tag with more is left out.
 
     Raises:
-        struct.error: cut short.
+        struct.error: if it is truncated.
 
     >>> tiff_tags(b"II*\0\x08\0\0\0\x01\0" + b"\x06\x01\x03\0\x01\0\0\0\x02\0\0\0")
     {262: (2,)}

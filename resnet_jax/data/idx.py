@@ -1,4 +1,4 @@
-"""The IDX format of MNIST: a magic number, the sides as big-endian integers, and the bytes; perhaps in gzip.
+"""The IDX format of MNIST: a magic number, the sides as big-endian integers, and the bytes; optionally gzipped.
 
 Source: Y. LeCun, C. Cortes and C. Burges, The MNIST database of handwritten digits, "File formats".
 """
@@ -17,9 +17,9 @@ from resnet_jax.errors import DataError
 from resnet_jax.runtime.plain_files import open_file
 
 MOST_BYTES = 1 << 30
-"""Unpacked; the largest set in this format, the training images of EMNIST ByClass, has 547 MB."""
+"""Limit on the unpacked size; the largest set in this format, the training images of EMNIST ByClass, has 547 MB."""
 _MOST_PACKED = 1032
-"""To how many bytes one byte of Deflate may unpack at most."""
+"""Maximum number of bytes that one byte of Deflate may unpack to."""
 _CHUNK = 1 << 20
 
 
@@ -27,11 +27,11 @@ def read_idx(path: Path, sides: int) -> np.ndarray:
     """Return the array of an IDX file, uint8.
 
     Args:
-        path: of the file; in gzip if it begins so, whatever it is called.
-        sides: how many it must have: 3 for images, 1 for labels.
+        path: path of the file; gzip is detected from its first bytes, whatever its name.
+        sides: expected number of dimensions: 3 for images, 1 for labels.
 
     Raises:
-        DataError: it is another file, cut short, longer than its header says, or larger than :data:`MOST_BYTES`.
+        DataError: if it is another file, truncated, longer than its header says, or larger than :data:`MOST_BYTES`.
     """
     try:
         size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""Decode once, keep the pixels: the right thing for every data set that fits into memory."""
+"""Decode once, keep the pixels: the best choice for every data set that fits in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from resnet_jax.data.view import View
 
 LIMIT_BYTES = 2 << 30
 CHUNK = 256
-"""Images decoded by one task of the thread pool."""
+"""Number of images decoded by one task of the thread pool."""
 
 
 def materialize(
@@ -30,20 +30,20 @@ def materialize(
 ) -> Source:
     """Return the same examples, through the geometry, held in memory; or the records unchanged.
 
-    Unchanged are records that hold these pixels already, training records under a random geometry (each epoch
-    sees other pixels), and records whose pixels would exceed ``limit_bytes``. Batches of what comes back are
-    the same either way.
+    Records are returned unchanged if they already hold these pixels, for training records under a random geometry (each
+    epoch sees other pixels), and if their pixels would exceed ``limit_bytes``. Batches of the result are the same
+    either way.
 
     Args:
         records: any records.
         geometry: as for the batches.
         training: whether the training or the evaluation geometry is meant.
-        limit_bytes: pixels to hold at most; the first image tells how many there are.
-        threads: decoding threads; None for one a processor.
-        unreadable: counts what cannot be read, which is left at zeros and marked; None to stop at it.
+        limit_bytes: maximum size of the pixels; the first image determines how many there are.
+        threads: decoding threads; None for one per processor.
+        unreadable: counts unreadable examples, which are left at zeros and marked; None to stop at one.
 
     Raises:
-        DataError: an image is unreadable, or too many are, or one is of another size; of several, the first.
+        DataError: if an image is unreadable, too many are, or one has another size; if several, the first is reported.
     """
     if training and geometry.random:
         return records
@@ -74,12 +74,12 @@ def materialize(
 
 
 def in_threads(work: Callable[[int], None], starts: Iterable[int], threads: int | None = None) -> None:
-    """Call ``work`` with every start in a pool of threads, and wait; of several errors the one of the first is raised.
+    """Call ``work`` with every start in a pool of threads, and wait; of several errors, the one of the first is raised.
 
     Args:
-        work: on the images from a start on.
-        starts: in order.
-        threads: None for one a processor.
+        work: processes the images from a start on.
+        starts: the starts, in order.
+        threads: number of threads; None for one per processor.
     """
     pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="images")
     try:

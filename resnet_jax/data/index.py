@@ -1,13 +1,13 @@
-"""The index of a folder or table of files: paths and labels; kept, so that a million files are not looked at twice.
+"""The index of a folder or table of files, paths and labels, stored so that a million files are not listed twice.
 
-It lies in the user's cache directory with a stamp of everything that it was made from: of every folder its time of
-change and a digest of the names in it, of every table its content. A file that is added, removed or renamed changes
-both stamps of its folder, and all is listed anew. A file that is rewritten in place keeps its path and its label, and
-so does the index; only the size of all files, which decides whether they are decoded once before training, is then that
-of before. An index that is damaged is made anew: it holds a digest of itself.
+It is in the user's cache directory, with a stamp of everything that it was made from: for every folder its modification
+time and a digest of the names in it, for every table its contents. A file that is added, removed or renamed changes
+both stamps of its folder, and everything is listed again. A file that is rewritten in place keeps its path and label,
+and so does the index; only the total size of the files, which decides whether they are decoded once before training, is
+then outdated. A damaged index is rebuilt: it contains a digest of itself.
 
-Opening needs the names of all folders, but nothing of the files. Indices of fewer than 10,000 files are not kept, and
-none is if ``RESNET_JAX_CACHE`` is ``off`` or the directory cannot be written.
+Opening it reads the names in all folders, but nothing of the files. Indices of fewer than 10,000 files are not stored,
+and none are if ``RESNET_JAX_CACHE`` is ``off`` or the directory cannot be written.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from resnet_jax.runtime.plain_numpy import read_arrays
 from resnet_jax.tasks.facts import LabelKind
 
 VERSION = 2
-"""Of what is kept and of the rules by which folders are read: another one is another index."""
+"""Version of the stored data and of the rules for reading folders; another version means another index."""
 LEAST_KEPT = 10_000
-"""Files from which on an index is kept: fewer are listed in a moment."""
+"""Number of files from which an index is stored: fewer are listed in a moment."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,9 +46,9 @@ class Part:
 
     Attributes:
         paths: N files.
-        labels: int32 (N,) of classes, float32 (N, K) of several labels or values.
-        bytes: size of all files.
-        groups: whom or what each belongs to, such as a patient, if that is known: texts (N,).
+        labels: int32 (N,) for classes, float32 (N, K) for multi-label or values.
+        bytes: total size of the files.
+        groups: the group of each, such as a patient, if known: strings (N,).
         fields: further classes, int32 (N,) with -1 for none, and numbers, float32 (N,) with NaN for none.
     """
 
@@ -61,11 +61,11 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Index:
-    """Files and labels of a data set, and what there is to say of them.
+    """Files and labels of a data set, and notes about them.
 
     Attributes:
         parts: split -> its files.
-        class_names: in label order.
+        class_names: class names in label order.
         notes: one line each.
         origins: split -> its folder.
         kind: what the labels are.
@@ -81,7 +81,7 @@ class Index:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that paths and labels take."""
+        """Memory in bytes that paths and labels take."""
         return sum(part.paths.nbytes + part.labels.nbytes for part in self.parts.values())
 
     def __len__(self) -> int:
@@ -89,21 +89,21 @@ class Index:
 
 
 class Stamps:
-    """What an index was made from: folders and tables as they were."""
+    """What an index was made from: folders and tables in their state at that time."""
 
     def __init__(self, folders: Mapping[str, list[Any]] | None = None, files: Mapping[str, str] | None = None):
         self.folders, self.files = dict(folders or {}), dict(files or {})
 
     def add_folder(self, folder: str, changed: int, names: Iterable[str]) -> None:
-        """Note a folder by its time of change in nanoseconds, read before its names were, and these, in order."""
+        """Record a folder by its modification time in nanoseconds, read before its names, and the names, in order."""
         self.folders[os.path.abspath(folder)] = [changed, _digest_of_names(names)]
 
     def add_file(self, path: str | Path, content: bytes) -> None:
-        """Note a table by its content."""
+        """Record a table by its contents."""
         self.files[os.path.abspath(path)] = hashlib.sha256(content).hexdigest()
 
     def hold(self) -> bool:
-        """Return whether everything is as it was."""
+        """Return whether everything is unchanged."""
         try:
             for folder, (changed, digest) in self.folders.items():
                 if os.stat(folder).st_mtime_ns != changed or _digest_of_names(os.listdir(folder)) != digest:
@@ -117,10 +117,10 @@ class Stamps:
 
 
 def read_table(path: Path, stamps: Stamps) -> bytes:
-    """Return the content of a table of labels or names, and note it.
+    """Return the contents of a table of labels or names, and record it.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: if it cannot be read.
     """
     try:
         content = read_file(path)
@@ -131,11 +131,11 @@ def read_table(path: Path, stamps: Stamps) -> bytes:
 
 
 def kept_index(facts: list[Any], build: Callable[[Stamps], Index]) -> Index:
-    """Return an index: the kept one if nothing has changed since, else a new one.
+    """Return an index: the stored one if nothing has changed since, otherwise a new one.
 
     Args:
-        facts: what decides the index besides what is stamped: place and ways of reading.
-        build: makes it, noting all that it looks at.
+        facts: what determines the index besides what is stamped: location and reading options.
+        build: builds it, recording everything that it reads.
     """
     key = hashlib.sha256(json.dumps([VERSION, *facts]).encode("utf-8", "surrogateescape")).hexdigest()
     path = _path(key)
@@ -199,11 +199,13 @@ def _save(path: Path, key: str, index: Index, stamps: Stamps) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        _log.warning("the index is not kept, and made again next time: %s: %s", path.parent, error.strerror or error)
+        _log.warning(
+            "the index is not stored, and will be rebuilt next time: %s: %s", path.parent, error.strerror or error
+        )
 
 
 def _load(path: Path, key: str) -> tuple[Index, Stamps] | None:
-    """Return what is kept; None if it is not there, not whole, or of something else."""
+    """Return the stored index; None if it does not exist, is incomplete, or belongs to something else."""
     try:
         with open_file(path) as file:
             arrays = read_arrays(file)

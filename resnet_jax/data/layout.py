@@ -1,7 +1,7 @@
-"""Which folders are splits, which are classes, and which are neither: by their names.
+"""Which folders are splits, which are classes, and which are neither, judging by their names.
 
-A name such as ``train`` may be a class (a vehicle); ``train`` together with ``test``, or nothing but ``images`` and
-``masks``, may not: that is a set of another layout, of which a classifier would learn the folder.
+A name such as ``train`` may be a class (a vehicle); ``train`` together with ``test``, or only ``images`` and ``masks``,
+cannot: that is a data set with another layout, of which a classifier would learn the folders.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ SPLIT_FOLDERS = {
     "test": "test",
     "testing": "test",
 }
-"""Name of a folder, in small letters -> split; ``Train`` and ``VAL`` are understood too."""
+"""Name of a folder in lower case -> split; ``Train`` and ``VAL`` are understood too."""
 LAYOUTS = "need PATH/CLASS/*.jpg, or PATH/train/CLASS/*.jpg with PATH/test or PATH/val beside it"
 NO_CLASSES = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "__pycache__"})
-"""Folders that operating systems leave behind, in small letters."""
+"""Folders that operating systems leave behind, in lower case."""
 
 _WHAT = r"(sets?|data|datasets?|splits?|folder|dir|[abxy]|images?|imgs?|annots?|annotations?|labels?|masks?|gt|seg)?"
 _FIRST = r"(images?|imgs?|seg|data|labels?|masks?|annotations?|gt)?"
@@ -39,7 +39,7 @@ _PICTURES = re.compile(r"(jpeg|png)?(images?|imgs?)|leftimgbit")
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a folder of this name holds, or None.
+    """Return the split that a folder of this name contains, or None.
 
     >>> split_of("Train"), split_of("VALID"), split_of("cat")
     ('train', 'val', None)
@@ -48,19 +48,19 @@ def split_of(name: str) -> str | None:
 
 
 def is_annotation(name: str) -> bool:
-    """Return whether a folder of this name holds masks, boxes or the like and no images to classify."""
+    """Return whether a folder of this name contains masks, boxes or the like and no images to classify."""
     return bool(_ANNOTATION.fullmatch(_letters(name)))
 
 
 def check_class_names(folder: object, names: Sequence[str]) -> None:
-    """Refuse folders that are splits or annotations rather than classes.
+    """Reject folders that are splits or annotations rather than classes.
 
     Args:
-        folder: where they lie, for the message.
-        names: of the folders that would become classes.
+        folder: where they are, for messages.
+        names: names of the folders that would become classes.
 
     Raises:
-        DataError: all of them look like it, or some are for training and some held out, or images lie beside masks.
+        DataError: if all of them look like it, some are for training and some held out, or images are beside masks.
     """
     train = [name for name in names if _TRAIN.fullmatch(_letters(name))]
     held_out = [name for name in names if _HELD_OUT.fullmatch(_letters(name))]
@@ -84,10 +84,10 @@ def check_class_names(folder: object, names: Sequence[str]) -> None:
 
 
 def check_below_class(folder: object, names: Sequence[str]) -> None:
-    """Refuse a class folder whose subfolders are splits, or hold masks that would be read as images of the class.
+    """Reject a class folder whose subfolders are splits, or contain masks that would be read as images of the class.
 
     Raises:
-        DataError: it names them.
+        DataError: if there are any; the message names them.
     """
     letters = {name: _letters(name) for name in names}
     train = [name for name in names if _TRAIN.fullmatch(letters[name])]
@@ -106,7 +106,7 @@ def check_below_class(folder: object, names: Sequence[str]) -> None:
 
 
 def alike(names: Iterable[str]) -> list[str]:
-    """Return the names that differ only in capitals, composed accents or spaces around them, sorted.
+    """Return the names that differ only in case, composed accents or surrounding spaces, sorted.
 
     >>> alike(["cat", "Cat", "dog"])
     ['Cat', 'cat']
@@ -118,12 +118,12 @@ def alike(names: Iterable[str]) -> list[str]:
 
 
 def folded(name: str) -> str:
-    """Return what is left of a name without capitals, the composition of its accents and spaces around it."""
+    """Return a name normalized for case, accent composition and surrounding spaces."""
     return unicodedata.normalize("NFKC", name).casefold().strip()
 
 
 def shortened(names: Iterable[str], most: int = 6) -> str:
-    """Join names with commas, the first few and how many more.
+    """Join names with commas: the first few, and how many more there are.
 
     >>> shortened("abcdefgh", 3)
     'a, b, c and 5 more'

@@ -1,4 +1,4 @@
-"""The image files below a folder, and a count of everything that is passed over."""
+"""The image files below a folder, and a count of everything that is skipped."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from resnet_jax.runtime.plain_files import open_file
 
 @dataclass
 class LeftOut:
-    """Files that are no images, counted by suffix.
+    """Files that are not images, counted by suffix.
 
     Attributes:
-        counts: suffix (or what stands for it) -> files.
-        formats: suffix -> what the first file of it is.
+        counts: suffix (or its substitute) -> number of files.
+        formats: suffix -> what the first such file is.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -35,7 +35,7 @@ class LeftOut:
         self.counts[suffix] += 1
 
     def update(self, other: LeftOut) -> None:
-        """Count those of another folder too."""
+        """Add the counts of another folder."""
         self.counts.update(other.counts)
         self.formats = {**other.formats, **self.formats}
 
@@ -50,13 +50,13 @@ class LeftOut:
 
 @dataclass
 class Listing:
-    """What lies below one folder.
+    """The contents of one folder and its subfolders.
 
     Attributes:
         paths: the images, sorted.
-        bytes: size of all of them.
-        nested: how many lie in subfolders.
-        subfolders: those that hold any, relative, sorted.
+        bytes: their total size.
+        nested: how many of them are in subfolders.
+        subfolders: those that contain any, relative, sorted.
         left_out: the other files.
         loops: links that lead back to a folder above them; not followed.
     """
@@ -70,15 +70,15 @@ class Listing:
 
 
 class Lister:
-    """Looks at the folders of a data set, notes them for its index, and the links that lead out of it.
+    """Lists the folders of a data set, and records them for its index, and the links that point outside it.
 
     Args:
-        root: the folder of the data set; all that is asked for lies in it.
-        stamps: where what is looked at is noted.
-        lists_empty: whether empty images are listed, to be found unreadable when they are read, and not refused.
+        root: the folder of the data set, which contains everything that is listed.
+        stamps: records what is read.
+        lists_empty: whether empty images are listed, to be found unreadable when read, instead of being rejected.
 
     Attributes:
-        outside: links to places that are not in the folder, and where they lead; they are followed.
+        outside: links that point outside the folder, and their targets; they are followed.
     """
 
     def __init__(self, root: Path, stamps: Stamps, *, lists_empty: bool = False):
@@ -90,11 +90,11 @@ class Lister:
     def images(self, folder: Path) -> Listing:
         """List the images in a folder and its subfolders; nothing is decoded.
 
-        A file is an image if its suffix is that of one, or else if its first bytes are. Names that begin with a dot are
-        ignored. Links are followed, but not back to a folder above.
+        A file is an image according to its suffix, or else its first bytes. Names that begin with a dot are ignored.
+        Links are followed, except back to a folder above.
 
         Raises:
-            DataError: a folder cannot be read, a link leads nowhere, an image is empty, or subfolders hold splits or
+            DataError: if a folder cannot be read, a link is broken, an image is empty, or subfolders contain splits or
                 masks.
         """
         listing = Listing()
@@ -111,7 +111,7 @@ class Lister:
         """Return the names of the folders in ``folder``, sorted, without hidden ones and those of operating systems.
 
         Raises:
-            DataError: it cannot be read, or holds a link that leads nowhere.
+            DataError: if it cannot be read, or contains a broken link.
         """
         return sorted(
             entry.name
@@ -120,7 +120,7 @@ class Lister:
         )
 
     def files(self, folder: Path) -> tuple[list[str], LeftOut]:
-        """Return the image files that lie in ``folder`` itself, sorted, and a count of its other files."""
+        """Return the image files directly in ``folder``, sorted, and a count of its other files."""
         images, others = [], LeftOut()
         for entry in self._entries(str(folder)):
             if not self._is_folder(entry):
@@ -160,7 +160,7 @@ class Lister:
                 self._walk(entry.path, top, (*chain, identity), listing)
 
     def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
-        """Yield what is in a folder but for hidden names; it is noted when all has been seen."""
+        """Yield the non-hidden entries of a folder; it is recorded once all have been seen."""
         names = []
         try:
             changed = os.stat(folder).st_mtime_ns
@@ -187,17 +187,17 @@ class Lister:
 
 
 def folder_names(folder: Path) -> list[str]:
-    """Return the names of the folders in ``folder``: :meth:`Lister.folders` of a folder that nothing is noted of."""
+    """Return the names of the folders in ``folder``: :meth:`Lister.folders` without recording anything."""
     return Lister(folder, Stamps()).folders(folder)
 
 
 def files_in(folder: Path) -> tuple[list[str], LeftOut]:
-    """Return the image files that lie in ``folder`` itself, sorted, and a count of its other files."""
+    """Return the image files directly in ``folder``, sorted, and a count of its other files."""
     return Lister(folder, Stamps()).files(folder)
 
 
 def _other_format(entry: os.DirEntry[str]) -> tuple[Format | None] | None:
-    """Return None for an image, else what the file is, as far as it is known."""
+    """Return None for an image, otherwise what the file is, as far as known."""
     if not entry.is_file():
         return (Format(_special(entry.stat().st_mode)),)
     dot = entry.name.rfind(".")

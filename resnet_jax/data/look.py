@@ -1,4 +1,4 @@
-"""What lies at a path: which source it is, its labels, sizes and channels; looked at before anything is chosen."""
+"""What is at a path: the source, its labels, sizes and channels; examined before anything is chosen."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from resnet_jax.runtime.plain_files import open_file
 from resnet_jax.tasks.facts import LabelKind
 
 SAMPLE = 64
-"""Examples that are read to learn sizes and channels, evenly spaced."""
+"""Number of evenly spaced examples that are read to determine sizes and channels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """What a network, its resolution, augmentation, epochs and batch size can be chosen by.
+    """The facts from which a network, resolution, augmentation, epochs and batch size are chosen.
 
     Attributes:
-        source: how it is written as ``data.source``.
+        source: the data written as ``data.source``.
         label_kind: what the labels are.
-        names: of the classes, labels or targets.
-        examples: split -> number.
-        counts: training examples (where there is one split, all) of each class or label; empty for values.
-        shapes: of the examples looked at, in the order of the data.
-        dtype: of the inputs.
+        names: names of the classes, labels or targets.
+        examples: split -> number of examples.
+        counts: number of training examples (or all, if there is one split) of each class or label; empty for values.
+        shapes: shapes of the examples that were read, in the order of the data.
+        dtype: dtype of the inputs.
         meaning: image, signal or volume.
-        grey: whether all images looked at are grey, though they may be stored in three channels.
+        grey: whether all images that were read are gray, even if stored in three channels.
         stored: whether the source holds its arrays in memory.
-        notes: what the source says of itself.
-        pixels: what image files have to become to keep what they hold: ``stored`` where that is more than 8 bits.
+        notes: notes of the source.
+        pixels: what image files must be decoded to without loss: ``stored`` if that is more than 8 bits.
     """
 
     source: str
@@ -57,42 +57,42 @@ class Findings:
 
     @property
     def train_examples(self) -> int:
-        """Examples that there are to train on; of one split, all of it."""
+        """Number of examples available for training; for a single split, all of it."""
         return self.examples.get("train", self.examples.get("all", 0))
 
     @property
     def imbalance(self) -> float:
-        """Examples of the most frequent class over those of the rarest that has any; 1 for values."""
+        """Ratio of the most frequent to the rarest non-empty class; 1 for values."""
         given = [count for count in self.counts if count]
         return max(given) / min(given) if given else 1.0
 
     @property
     def side(self) -> tuple[int, int, int]:
-        """Least, median and greatest shorter side of the examples looked at, in pixels (of a signal: its length)."""
+        """Smallest, median and largest shorter side of the examples read, in pixels (for signals, their lengths)."""
         sides = sorted(min(shape[:-1]) for shape in self.shapes)
         return sides[0], sides[len(sides) // 2], sides[-1]
 
     @property
     def channels(self) -> int:
-        """Channels of the inputs as they are stored."""
+        """Channels of the inputs as stored."""
         return self.shapes[0][-1]
 
     @property
     def one_size(self) -> bool:
-        """Whether all examples looked at have one shape."""
+        """Whether all examples that were read have the same shape."""
         return len(set(self.shapes)) == 1
 
 
 def look_at(path: str) -> Findings:
-    """Look at a data set: list it, count its labels and read a few examples.
+    """Examine a data set: list it, count its labels and read a few examples.
 
     Args:
         path: a folder of images, masks, boxes, sounds or series, an .npz file, a table (CSV, TSV, JSON Lines), a set
-            prepared by TFDS; or a source as ``data.source`` is written.
+            prepared by TFDS; or a source in the syntax of ``data.source``.
 
     Raises:
-        DataError: it is none of these, or it cannot be read; it says what it is.
-        UsageError: a source that is not complete.
+        DataError: if it is none of these, or cannot be read; the message says what it is.
+        UsageError: for an incomplete source.
 
     >>> found = look_at("digits")
     >>> found.train_examples, found.side, found.grey, round(found.imbalance, 2)
@@ -106,15 +106,15 @@ def look_at(path: str) -> Findings:
 
 
 def findings_of(dataset: Dataset, source: str, *, pixels: Literal["uint8", "stored"] = "uint8") -> Findings:
-    """Look at a data set that is open; see :func:`look_at`.
+    """Examine an open data set; see :func:`look_at`.
 
     Args:
         dataset: the data.
-        source: how it is written as ``data.source``.
-        pixels: what it was opened with.
+        source: the data written as ``data.source``.
+        pixels: the option it was opened with.
 
     Raises:
-        DataError: an example cannot be read.
+        DataError: if an example cannot be read.
     """
     train = _largest(dataset)
     inputs = [train[int(index)]["image"] for index in _spread(train)]
@@ -146,7 +146,7 @@ def _largest(dataset: Dataset) -> Source:
 
 
 def _holds_more(dataset: Dataset) -> bool:
-    """Return whether image files hold more than 8 bits a channel, all that are looked at, in as many channels."""
+    """Return whether all image files read have more than 8 bits per channel, and equally many channels."""
     records = _largest(dataset)
     if not isinstance(records, FolderRecords) or records.pixels == "stored":
         return False
@@ -159,10 +159,10 @@ def _holds_more(dataset: Dataset) -> bool:
 
 
 def source_of(path: str) -> str:
-    """Return how a path is written as a data source.
+    """Return a path written as a data source.
 
     Raises:
-        DataError: it is no data set; it says what it is.
+        DataError: if it is not a data set; the message says what it is.
     """
     place = Path(path).expanduser()
     if not place.exists():

@@ -1,20 +1,20 @@
 """``manifest:PATH``: a table of files, CSV (comma), TSV (tab) or JSON Lines, in UTF-8.
 
 ================================  ======================================================================================
-column                            what it holds
+column                            content
 ================================  ======================================================================================
 ``path``                          an image file, or an ``.npy`` file with one array; relative to the table
-``label``                         the class, a text; classes are sorted, numbers as numbers
+``label``                         the class, as text; classes are sorted, numbers as numbers
 or ``labels``                     several labels, separated by ``;`` (in JSON Lines a list of texts); empty for none
 or ``value``, ``value_NAME`` ...  numbers to predict
-``label_NAME``, ``value_NAME``    beside these, further classes and numbers for ``task.heads``; empty for none
-``split``                         if there: train, val or test; without it the table is divided here
-``group``                         if there: whom the row belongs to, such as a patient; ``data.group_by group`` keeps
-                                  each on one side
+``label_NAME``, ``value_NAME``    in addition, further classes and numbers for ``task.heads``; empty for none
+``split``                         optional: train, val or test; without it the table is split here
+``group``                         optional: the group of the row, such as a patient; with ``data.group_by group``, every
+                                  group is in one split
 ================================  ======================================================================================
 
-Other columns are left out, and the notes say so. All wrong rows are found before anything else is done. The index of a
-long table is kept (:mod:`resnet_jax.data.index`).
+Other columns are ignored, which the notes report. All wrong rows are found before anything else is done. The index of a
+long table is stored (:mod:`resnet_jax.data.index`).
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ from resnet_jax.runtime.plain_json import load_json
 
 COLUMNS = "need the columns path, and label, labels (separated by ;) or value (value_NAME, ...), and perhaps split"
 SHOWN = 6
-"""Wrong rows that a message names."""
+"""Number of wrong rows that a message names."""
 
 TableKind = Literal["class", "multi-label", "value"]
-"""What a table's labels can be."""
+"""The kinds of labels of a table."""
 
 Row = tuple[int, dict[str, Any]]
-"""Line, counted from 1, and column -> what is there."""
+"""1-based line, and column -> its contents."""
 
 
 @register_source("manifest", form="manifest:PATH", uses=("orientation",))
 def load_manifest(path: str, reading: Reading, /) -> Dataset:
-    """Read the table; no file that it names is opened yet, but each must be there.
+    """Read the table; the files it names are not opened yet, but each must exist.
 
     Raises:
-        DataError: not there, not a table of these columns, or rows that are wrong, with their lines.
+        DataError: if it does not exist, lacks these columns, or has wrong rows; with their lines.
     """
     if reading.pixels == "uint8":
         check_channels(reading.channels)
@@ -175,7 +175,7 @@ def _read_json(table: Path, lines: Iterator[str]) -> tuple[list[str], list[Row]]
 
 
 def _kind_of(columns: list[str], table: Path) -> tuple[TableKind, list[str]]:
-    """Return what the labels are and the columns that hold them."""
+    """Return what the labels are and the columns that contain them."""
     beside = "label" in columns or "labels" in columns  # value_NAME are then further numbers
     values = [name for name in columns if name == "value" or (name.startswith("value_") and not beside)]
     found: list[tuple[TableKind, list[str]]] = [
@@ -244,7 +244,7 @@ def _label(row: Mapping[str, Any], kind: TableKind, columns: list[str]) -> Any:
 
 
 def _further(row: Mapping[str, Any], column: str) -> Any:
-    """Return a further class, a text, or number of a row; None where there is none."""
+    """Return a further class (a string) or number of a row; None if there is none."""
     if row.get(column) is None or not _text(row, column):
         return None
     return _number(row, column) if column.startswith("value_") else _text(row, column)
@@ -272,7 +272,7 @@ def _split(row: Mapping[str, Any], wanted: bool) -> str:
 
 
 def _check_files_of_two_splits(table: Path, files: list[str], splits: list[str], lines: list[int]) -> int:
-    """Refuse a file in two splits; return how many rows repeat one of their own split."""
+    """Reject a file in two splits; return how many rows repeat one of their own split."""
     seen: dict[str, int] = {}
     twice = 0
     for place, file in enumerate(files):

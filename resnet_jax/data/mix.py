@@ -1,13 +1,13 @@
-"""Two images in one: mixup and cutmix on the device, with the soft labels that go with them.
+"""Two images in one: mixup and cutmix on the device, with the corresponding soft labels.
 
 As in :mod:`resnet_jax.data.augment`, an example draws from its own key, so how much of it is replaced, and where,
-depends on (key, epoch, index) alone. With **what** depends on the batch: on the example beside it, 0 with 1, 2 with 3
-and so on. Batches are drawn in a new random order each epoch, so this partner is as random as one from a permutation of
-the batch, which the papers' code draws; and as the two lie on the same device, nothing is communicated. The last of an
-odd batch stays as it is.
+depends only on (key, epoch, index). **What** it is mixed with depends on the batch: its neighbor, 0 with 1, 2 with 3
+and so on. Batches are shuffled anew in each epoch, so this partner is as random as one from a permutation of the batch,
+which the papers' code uses; and as the two are on the same device, nothing is communicated. The last example of an odd
+batch is unchanged.
 
 Mixup: H. Zhang et al., mixup: Beyond Empirical Risk Minimization (ICLR 2018, arXiv 1710.09412). Cutmix: S. Yun et al.,
-CutMix (ICCV 2019, arXiv 1905.04899). Both papers' code draws one lambda a batch; here, as in their equations, each
+CutMix (ICCV 2019, arXiv 1905.04899). Both papers' code draws one lambda per batch; here, as in their equations, each
 example has its own.
 """
 
@@ -29,7 +29,7 @@ from resnet_jax.ops import one_hot
 
 #: Folded into the key of the run: these draws are independent of those for crop, flip and cutout.
 STREAM = 0x6D6978
-#: Equally likely values that lambda can take.
+#: Number of equally likely values of lambda.
 QUANTILES = 2**12
 
 
@@ -38,13 +38,14 @@ class Mix:
     """Which images are mixed, and how.
 
     Attributes:
-        mixup: alpha of mixup's Beta(alpha, alpha); 0 for no mixup. The paper's: 1 on CIFAR, 0.2 on ImageNet. Or, where
-            it is not known while the program is traced, what :func:`beta_quantiles` makes of it.
-        cutmix: alpha of cutmix's; 0 for none. The paper's: 1.
-        probability: of an example to be mixed at all. With both an example gets one of the two, each as often.
+        mixup: alpha of mixup's Beta(alpha, alpha); 0 for no mixup. In the paper: 1 on CIFAR, 0.2 on ImageNet. If it is
+            not known while the program is traced, the result of :func:`beta_quantiles`.
+        cutmix: alpha of cutmix; 0 for none. In the paper: 1.
+        probability: probability that an example is mixed at all. With both, each example gets one of the two, with
+            equal probability.
 
     Raises:
-        UsageError: a negative alpha, or a probability outside [0, 1].
+        UsageError: for a negative alpha, or a probability outside [0, 1].
     """
 
     mixup: float | Array = 0.0
@@ -71,14 +72,14 @@ def mix(
     config: Mix,
     num_classes: int,
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b k"]]:
-    """Return the images, each mixed with the one beside it, and their soft labels.
+    """Return the images, each mixed with its neighbor, and their soft labels.
 
     Args:
-        key: of the run; the same key all through training.
-        images: after crop, flip, normalization and cutout. Mixing commutes with normalization.
+        key: key of the run; the same throughout training.
+        images: images after crop, flip, normalization and cutout. Mixing commutes with normalization.
         batch: with ``label`` (classes (b,), rows (b, k), or values), ``epoch`` and ``index``.
         config: static under ``jit``.
-        num_classes: K of the soft labels; read only if the labels are classes. 1: classes 0 and 1 of one output.
+        num_classes: K of the soft labels; used only if the labels are classes. 1: classes 0 and 1 of one output.
 
     Returns:
         Images of the same dtype, and float32 rows ``lambda y + (1 - lambda) y_partner``.
@@ -94,7 +95,7 @@ def mix(
 
 
 def label_rows(labels: Array, num_classes: int) -> Float[Array, "b k"]:
-    """Return labels as rows (b, k): classes (b,) one-hot; values (b,), and no or yes for one output, as one column.
+    """Return labels as rows (b, k): classes (b,) one-hot; values (b,), and yes or no for one output, as one column.
 
     >>> label_rows(jnp.array([0, 1]), 1).tolist(), label_rows(jnp.array([0, 1]), 2).tolist()
     ([[0.0], [1.0]], [[1.0, 0.0], [0.0, 1.0]])
@@ -109,18 +110,18 @@ def label_rows(labels: Array, num_classes: int) -> Float[Array, "b k"]:
 def mix_of(
     keys: Key[Array, " b"], images: Float[Array, "b h w c"], labels: Float[Array, "b k"], config: Mix
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b k"]]:
-    """Return what :func:`mix` does, of the examples' own keys and rows of labels."""
+    """Return the result of :func:`mix`, given the examples' own keys and rows of labels."""
     other = partner(images)
     mixed, kept = draws_of(keys, config, (images.shape[1], images.shape[2]))
     weight = kept[..., None].astype(images.dtype)
-    # where, besides the product: an image that is kept whole must not take an infinite partner's NaN
+    # where, besides the product: an image that is kept whole must not get the NaN of an infinite partner
     images = jnp.where(weight == 1, images, weight * images + (1 - weight) * other)
     share = mixed[:, None]
     return images, share * labels + (1 - share) * partner(labels)
 
 
 def partner(rows: Array) -> Array:
-    """Exchange every two rows (b, ...) that lie together; the last of an odd number stays.
+    """Swap every two adjacent rows (b, ...); the last of an odd number stays.
 
     >>> partner(jnp.arange(5)).tolist()
     [1, 0, 3, 2, 4]
@@ -133,9 +134,9 @@ def partner(rows: Array) -> Array:
 def draws(
     key: Key[Array, ""], epoch: Int[Array, " b"], index: Int[Array, " b"], config: Mix, size: tuple[int, int]
 ) -> tuple[Float[Array, " b"], Float[Array, "b h w"]]:
-    """Return how much of each example's label is kept, and of each of its pixels; float32, the first their mean.
+    """Return how much of each example's label is kept, and of each of its pixels; float32, the first is their mean.
 
-    One draw of four 32-bit words an example: whether and how it is mixed, lambda, and the centre of cutmix's box.
+    One draw of four 32-bit words per example: whether and how it is mixed, lambda, and the center of cutmix's box.
     """
     return draws_of(example_keys(jax.random.fold_in(key, STREAM), epoch, index), config, size)
 
@@ -143,7 +144,7 @@ def draws(
 def draws_of(
     keys: Key[Array, " b"], config: Mix, size: tuple[int, int]
 ) -> tuple[Float[Array, " b"], Float[Array, "b h w"]]:
-    """Return what :func:`draws` does, of the examples' own keys."""
+    """Return the result of :func:`draws`, given the examples' own keys."""
     height, width = size
     bits = jax.vmap(lambda k: jax.random.bits(k, (4,), jnp.uint32))(keys)
     uniform = (bits >> jnp.uint32(8)).astype(jnp.float32) / 2**24  # [0, 1), exact
@@ -167,15 +168,16 @@ def draws_of(
 def box(
     share: Float[Array, " b"], down: Float[Array, " b"], right: Float[Array, " b"], size: tuple[int, int]
 ) -> Bool[Array, "b h w"]:
-    """Return cutmix's box: the image's shape, 1 - ``share`` of its area, around a uniform pixel, cut off at the border.
+    """Return cutmix's box: the image's shape, 1 - ``share`` of its area, around a uniform pixel, clipped at the border.
 
-    What is cut off is why the label goes by the area that is left of the box and not by lambda (the authors' code).
+    Because of the clipping, the label goes by the remaining area of the box and not by lambda (as in the authors'
+    code).
 
     Args:
         share: lambda.
-        down: of the centre, in [0, 1).
-        right: of the centre, in [0, 1).
-        size: height and width, pixels.
+        down: vertical position of the center, in [0, 1).
+        right: horizontal position of the center, in [0, 1).
+        size: height and width in pixels.
     """
 
     def inside(length: int, centre: Array) -> Array:
@@ -195,7 +197,7 @@ def _quantiles(alpha: float | Array) -> Float[Array, " q"]:
 def beta_quantiles(alpha: float) -> np.ndarray:
     """Return the quantiles of Beta(alpha, alpha) at (i + 1/2) / 4096, float32: a uniform index is a draw.
 
-    Unlike rejection sampling this takes one gather and no loop, on all devices alike.
+    Unlike rejection sampling, this needs one gather and no loop, and is the same on all devices.
     """
     from scipy.special import betaincinv
 

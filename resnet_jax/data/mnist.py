@@ -1,11 +1,12 @@
 """``mnist:PATH``: a folder of IDX files, as MNIST, Fashion-MNIST, KMNIST and EMNIST are published.
 
 ``train-images-idx3-ubyte`` with ``train-labels-idx1-ubyte``, and ``t10k-...`` (or ``test-...``) for the test, each
-perhaps in gzip (``.gz``), and with ``.idx3`` for ``-idx3`` too. Files of several sets in one folder begin with the name
-of theirs (``emnist-letters-train-...``): ``mnist:PATH@emnist-letters`` names one. Without a test pair all is one split.
+optionally gzipped (``.gz``), also with ``.idx3`` for ``-idx3``. If a folder contains several sets, their files begin
+with the name of the set (``emnist-letters-train-...``), and ``mnist:PATH@emnist-letters`` selects one. Without a test
+pair everything is one split.
 
-Classes are called by their numbers; by the characters of ``emnist-letters-mapping.txt`` where that lies beside; or as
-``data.class_list`` says, one name a line in label order, for the files of Fashion-MNIST do not say what they show.
+Classes are named by their numbers; by the characters of ``emnist-letters-mapping.txt`` if that is in the folder; or by
+``data.class_list``, one name per line in label order, because the files of Fashion-MNIST do not contain names.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def load_mnist(location: str, reading: Reading, /) -> Dataset:
     """Read the files into memory.
 
     Raises:
-        DataError: they are not there, damaged, or do not belong together.
+        DataError: if they do not exist, are damaged, or do not belong together.
     """
     check_channels(reading.channels)
     path, _, prefix = location.partition("@") if not Path(location).expanduser().exists() else (location, "", None)
@@ -141,7 +142,7 @@ def _named(
 
 
 def _mapping(path: Path) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
-    """Return labels in order and what they are called: a label and the codes of its characters a line."""
+    """Return labels in order and their names: each line has a label and its character codes."""
     try:
         rows = [
             [int(word) for word in line.split()]

@@ -1,4 +1,4 @@
-"""Image files as a person names them: files, folders, patterns, and a list that is read line by line."""
+"""Image files as a user names them: files, folders, patterns, and a list that is read line by line."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from resnet_jax.runtime.paths import user_path
 from resnet_jax.runtime.plain_files import open_file
 
 LIST = "-"
-"""Stands for a list of files, one a line."""
+"""Stands for a list of files, one per line."""
 
 
 class NamedImages:
-    """The image files that some names stand for, found as they are asked for: one folder at a time is held.
+    """The image files that some names stand for, found on iteration: only one folder at a time is in memory.
 
-    A folder stands for the images in it and below it, sorted; hidden names and files that are no images are passed
-    over. A name that is no file and has ``*``, ``?`` or ``[`` is a pattern (``**`` for any depth); what it matches
-    comes sorted. ``-`` is every line of a list. Any other name is taken as a file, there or not: whoever reads it says
-    so.
+    A folder stands for the images in and below it, sorted; hidden names and files that are not images are skipped. A
+    name that is not a file and contains ``*``, ``?`` or ``[`` is a pattern (``**`` for any depth), whose matches are
+    sorted. ``-`` is every line of a list. Any other name is treated as a file, whether it exists or not: the reader
+    reports it.
 
     Args:
-        names: as they were typed.
-        lines: of the list that ``-`` stands for; bytes, without a limit on their number.
+        names: names as typed.
+        lines: lines of the list that ``-`` stands for; bytes, unlimited in number.
 
     Attributes:
-        left_out: the files in folders that are no images, so far.
-        problems: name and reason where a name stood for nothing: a folder without images or that cannot be read, a
-            pattern that nothing matches; so far.
+        left_out: the files in folders that are not images, so far.
+        problems: name and reason for names that stood for nothing: a folder without images or that cannot be read, a
+            pattern without matches; so far.
     """
 
     def __init__(self, names: Iterable[str | os.PathLike[str]], lines: Iterable[bytes] = ()):

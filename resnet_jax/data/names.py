@@ -1,4 +1,4 @@
-"""What an example is called, whatever machine it lies on; and a number in [0, 1) that goes by the name alone."""
+"""The name of an example, independent of the machine; and a number in [0, 1) that depends only on the name."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import numpy as np
 from resnet_jax.data.records import Source, in_memory
 
 Told = Literal["names", "contents", "positions"]
-"""What tells examples apart: their names, what they hold, or where they stand."""
+"""What distinguishes examples: their names, contents, or positions."""
 
 
 def names_of(records: Source, dataset: str) -> list[str] | None:
-    """Return the name of every example, or None where the source knows none.
+    """Return the name of every example, or None if the source has none.
 
-    A name is the path of the example's file below the place of the data set, with ``/`` and in Unicode's form NFC: the
-    same on every machine. A source without files may have an attribute ``names``, one text an example.
+    A name is the path of the example's file relative to the data set, with ``/`` and in Unicode form NFC: the same on
+    every machine. A source without files may have an attribute ``names``, one string per example.
 
     Args:
-        records: as the data set has them, not a part of it.
+        records: the records of the data set, not a part of them.
         dataset: its name, ``KIND:LOCATION``.
 
     >>> from resnet_jax.data.records import ArrayRecords
@@ -48,13 +48,13 @@ def _below(path: str, root: str) -> str:
 
 
 def identities(records: Source, dataset: str) -> tuple[Sequence[str | bytes], Told]:
-    """Return of every example what tells it from others, and what that is.
+    """Return what distinguishes every example from others, and which kind of information that is.
 
-    Names if there are any; of arrays in memory a digest of what the network is given, so that equal examples are one;
-    else positions, which change when examples are added before.
+    Names if there are any; for arrays in memory, a digest of the network's input, so that equal examples are one;
+    otherwise positions, which change when examples are added before.
 
     Args:
-        records: as the data set has them, not a part of it.
+        records: the records of the data set, not a part of them.
         dataset: its name, ``KIND:LOCATION``.
     """
     names = names_of(records, dataset)
@@ -74,9 +74,9 @@ def hashed(told: Iterable[str | bytes], seed: int, purpose: str) -> np.ndarray:
     """Return a number in [0, 1) for each: a hash of the seed, the purpose and the name, and of nothing else.
 
     Args:
-        told: names.
-        seed: which hash.
-        purpose: so that what the numbers are used for does not depend on what others are.
+        told: the names.
+        seed: selects the hash.
+        purpose: makes numbers for different purposes independent of each other.
 
     >>> hashed(["cat/1.png", "cat/2.png"], 0, "val").round(3).tolist()
     [0.589, 0.751]
@@ -91,7 +91,7 @@ def hashed(told: Iterable[str | bytes], seed: int, purpose: str) -> np.ndarray:
 
 
 def digest_of(parts: Iterable[Iterable[str | bytes]]) -> str:
-    """Return 16 hexadecimal digits that tell which examples are in which part, and in which order."""
+    """Return 16 hexadecimal digits that identify which examples are in which part, and in which order."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(b"\1")

@@ -1,7 +1,7 @@
-"""``npy:PATH``: a folder of ``.npy`` files, which are what an .npz file holds: ``x.npy`` and ``y.npy``, and so on.
+"""``npy:PATH``: a folder of ``.npy`` files with the contents of an .npz file: ``x.npy`` and ``y.npy``, and so on.
 
-See :mod:`resnet_jax.data.npz` for what may be there. Large arrays are mapped from disk, not read: their pages are
-loaded as they are used and may be dropped again, so that a set may be larger than memory.
+See :mod:`resnet_jax.data.npz` for the arrays. Large arrays are memory-mapped, not read: their pages are loaded as they
+are used and may be dropped again, so a data set may be larger than memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from resnet_jax.runtime.plain_files import open_file
 from resnet_jax.runtime.plain_numpy import mapped_array, read_array
 
 LEAST_MAPPED = 1 << 20
-"""Bytes of a file from which on it is mapped."""
+"""Size in bytes from which a file is memory-mapped."""
 
 
 @register_source("npy", form="npy:PATH")
@@ -26,7 +26,7 @@ def load_npy(location: str, reading: Reading, /) -> Dataset:
     """Open the arrays of a folder.
 
     Raises:
-        DataError: not there, not .npy files, holding Python objects, or other arrays than expected.
+        DataError: if it does not exist, has files other than .npy, Python objects, or unexpected arrays.
     """
     folder = Path(location).expanduser()
     if not folder.is_dir():

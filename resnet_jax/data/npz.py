@@ -1,16 +1,16 @@
 """``npz:PATH``: arrays in one NumPy file, and the same arrays from Python (`load_arrays`).
 
 Either ``x`` and ``y`` (one split, ``all``), or ``x_train``, ``y_train`` with ``x_test``, ``y_test`` or ``x_val``,
-``y_val`` or both; MedMNIST's ``train_images``, ``train_labels`` and so on are read as these. A file of ``x_test`` and
-``y_test`` alone can be evaluated.
+``y_val`` or both; MedMNIST's ``train_images``, ``train_labels`` and so on are read as these. A file with only
+``x_test`` and ``y_test`` can be evaluated.
 
-**Inputs** ``x`` are images (N, H, W) or (N, H, W, C), signals (N, L, C) or volumes (N, D, H, W, C), of any numbers; a
-text ``meaning`` (image, signal or volume) says which where the shape alone does not (see `arrays.checked_images`).
-**Labels** ``y`` are integers 0..K-1, which a text array ``class_names`` may name (else "0" .. "K-1" with K from the
-largest label of all splits); rows of zeros and ones (N, K), several labels an example, named by ``label_names``; or
-values to predict, (N,) or (N, M), named by ``target_names``.
-**Other arrays** of one row an example, such as ``segmentation_mask`` (in a file with splits ``segmentation_mask_train``
-and so on) are further fields of the examples. What is left out is said in the notes.
+**Inputs** ``x`` are images (N, H, W) or (N, H, W, C), signals (N, L, C) or volumes (N, D, H, W, C), of any numeric
+dtype; a string ``meaning`` (image, signal or volume) resolves ambiguous shapes (see `arrays.checked_images`).
+**Labels** ``y`` are integers 0..K-1, which a string array ``class_names`` may name (otherwise "0" .. "K-1" with K from
+the largest label of all splits); rows of zeros and ones (N, K) for multi-label, named by ``label_names``; or values to
+predict, (N,) or (N, M), named by ``target_names``. **Other arrays** with one row per example, such as
+``segmentation_mask`` (in a file with splits ``segmentation_mask_train`` and so on), are further fields of the examples.
+What is left out is reported in the notes.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ def load_npz(
     class_names: Sequence[str] | None = None,
     name: str | None = None,
 ) -> Dataset:
-    """Read the arrays of the file into memory; see the module for what it may hold.
+    """Read the arrays of the file into memory; see the module for its contents.
 
     Args:
-        path: of the file.
+        path: path of the file.
         channels: as in :func:`load_arrays`.
         least_classes: as in :func:`load_arrays`.
-        meaning: of the inputs, where the file does not say it.
-        class_names: where the file has none.
-        name: of the data set; default ``npz:PATH``.
+        meaning: meaning of the inputs, if the file does not contain it.
+        class_names: class names, if the file has none.
+        name: name of the data set; default ``npz:PATH``.
 
     Raises:
-        DataError: not there, not an .npz file, holding Python objects, or other arrays than expected.
+        DataError: if it does not exist, is not an .npz file, or contains Python objects or unexpected arrays.
     """
     file = Path(path).expanduser()
     arrays = _read(file)
@@ -86,16 +86,16 @@ def load_arrays(
     channels: int | None = None,
     least_classes: int = 2,
 ) -> Dataset:
-    """Make a data set of arrays in memory.
+    """Make a data set from arrays in memory.
 
     Args:
-        data: inputs and labels, ``(x, y)``, or a dict of what an .npz file holds; see the module.
-        name: of the data set.
-        channels: 1 or 3, to turn inputs of three or one channels into it; None for what is given.
-        least_classes: two to tell apart, one for examples that a network is evaluated on.
+        data: inputs and labels, ``(x, y)``, or a dict with the contents of an .npz file; see the module.
+        name: name of the data set.
+        channels: 1 or 3, to convert inputs with three channels or one; None to keep them.
+        least_classes: two for training, which must distinguish classes; one for examples to evaluate a network on.
 
     Raises:
-        DataError: arrays that cannot be examples; it says what would be right.
+        DataError: for arrays that cannot be examples; the message says what is expected.
 
     >>> data = load_arrays((np.zeros((4, 100, 2), np.float32), [0, 1, 0, 1]))
     >>> data.kind, data.splits["all"].spec["image"]
@@ -140,16 +140,16 @@ def _dataset(arrays: dict[str, np.ndarray], file: str, name: str, channels: int 
     names = _names(kind, arrays, suffixes, splits, file)
     notes = _notes(further, left_out, suffixes, splits)
     if greyed:
-        notes = (*notes, f"{', '.join(greyed)} is RGB, turned to grey: the network takes 1 channel")
+        notes = (*notes, f"{', '.join(greyed)} is RGB, converted to gray: the network takes 1 channel")
     origins = {} if "all" in suffixes else {split: f"x{suffix}" for split, suffix in suffixes.items()}
     return Dataset(name, splits, names, notes, origins, least_classes, kind)
 
 
 def _medmnist(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return MedMNIST's arrays under our names; other arrays as they are.
+    """Return MedMNIST's arrays under our names; other arrays unchanged.
 
-    J. Yang et al., MedMNIST v2, Scientific Data 2023: ``train_images`` (N, ...), ``train_labels`` (N, 1) of classes or
-    (N, K) of several labels, and so on for val and test. Its 3-D sets are grey volumes (N, D, H, W).
+    J. Yang et al., MedMNIST v2, Scientific Data 2023: ``train_images`` (N, ...), ``train_labels`` (N, 1) for classes or
+    (N, K) for multi-label, and so on for val and test. Its 3-D sets are gray volumes (N, D, H, W).
     """
     if not any({f"{split}_images", f"{split}_labels"} <= arrays.keys() for split in _SPLITS):
         return arrays
@@ -176,7 +176,7 @@ def _meaning_of_inputs(arrays: Mapping[str, np.ndarray], file: str) -> Meaning |
 
 
 def _rows_or_values(labels: np.ndarray, arrays: Mapping[str, np.ndarray], where: str) -> np.ndarray:
-    """Return labels as float32 where their names say that they are values or several labels an example."""
+    """Return labels as float32 if their names mark them as values or multi-label."""
     named = [key for key in ("class_names", *OTHER_NAMES) if key in arrays]
     if len(named) > 1:
         raise DataError(f"{where}: found {' and '.join(named)}; labels are of one kind: keep one of them")
@@ -188,7 +188,7 @@ def _rows_or_values(labels: np.ndarray, arrays: Mapping[str, np.ndarray], where:
 
 
 def _kind(arrays: Mapping[str, np.ndarray], splits: Mapping[str, ArrayRecords]) -> LabelKind:
-    """Return what the labels are: what their names say, or what they can only be."""
+    """Return what the labels are, according to their names, or because nothing else is possible."""
     for key, kind in OTHER_NAMES.items():
         if key in arrays:
             return kind
@@ -230,7 +230,7 @@ def _names(
 
 
 def _further(arrays: Mapping[str, np.ndarray], suffixes: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Return the names of further fields of the examples, and those of arrays that are left out."""
+    """Return the names of further fields of the examples, and those of ignored arrays."""
     used = {"class_names", "meaning", *OTHER_NAMES, *(f"{key}{end}" for key in "xy" for end in suffixes.values())}
     others = [key for key in arrays if key not in used]
     ends = tuple(suffixes.values())
@@ -247,7 +247,7 @@ def _further(arrays: Mapping[str, np.ndarray], suffixes: Mapping[str, str]) -> t
 
 
 def _suffixes(arrays: Mapping[str, np.ndarray], file: str, *, evaluated: bool) -> dict[str, str]:
-    """Return which splits there are, and how their arrays end; one without training will do to be evaluated."""
+    """Return which splits there are, and the suffixes of their arrays; one without training data can be evaluated."""
     present = {split: end for split, end in _SPLITS.items() if f"x{end}" in arrays or f"y{end}" in arrays}
     if "x" in arrays or "y" in arrays:
         if present:
@@ -321,7 +321,7 @@ def _is_dim(images: np.ndarray) -> bool:
 
 
 def _renaming(arrays: Mapping[str, np.ndarray]) -> str:
-    """Return the line that gives the arrays the names that are expected; empty if it is not clear which is which."""
+    """Return the line that renames the arrays as expected; empty if it is not clear which is which."""
     pairs: dict[str, str] = {}
     for key, array in arrays.items():
         kind, split = _meaning(key)

@@ -25,16 +25,16 @@ def prepare_with(
     spec: Spec | None = None,
     num_classes: int = 0,
 ) -> Prepare:
-    """Return ``prepare(key, batch) -> batch``: the transforms in order, normalization where the first needs it.
+    """Return ``prepare(key, batch) -> batch``: the transforms in order, with normalization where it is first needed.
 
-    Every example draws from keys of its own, folded from (the run's key, the transform's stream, epoch, index), so that
-    it is transformed alike in whatever batch. A transform that is listed again draws anew.
+    Every example draws from its own keys, folded from (the run's key, the transform's stream, epoch, index), so that it
+    is transformed the same way in any batch. A transform that is listed twice draws anew each time.
 
     Args:
-        transforms: as :func:`resnet_jax.data.transforms.divide` gives them.
-        mean: of the inputs, a channel.
-        std: the same.
-        spec: what the fields of the batch are; None: images and labels only.
+        transforms: as returned by :func:`resnet_jax.data.transforms.divide`.
+        mean: mean of the inputs per channel.
+        std: standard deviation per channel.
+        spec: the meaning of the fields of the batch; None: only images and labels.
         num_classes: K, for labels that are mixed.
     """
     streams = _streams(transforms)
@@ -55,7 +55,7 @@ def prepare_with(
 
 
 def _streams(transforms: Sequence[DeviceTransform]) -> list[tuple[int | None, int]]:
-    """Return of each transform its stream, and how often that came before; one that names none has its class's."""
+    """Return the stream of each transform, and how often it occurred before; without a stream, its class has one."""
     seen: Counter[object] = Counter()
     streams = []
     for transform in transforms:

@@ -1,8 +1,8 @@
 """Which examples are in which training batch: a pure function of the seed and the step.
 
-Every row of a batch has a position in the records and a pass: how often that example was drawn before. What a transform
-draws goes by (seed, pass, position), so that an example that comes again, be it in the next epoch, because its class is
-rare or because images are repeated in a batch, is drawn anew.
+Every row of a batch has a position in the records and a pass: how often that example was drawn before. The random draws
+of transforms depend on (seed, pass, position), so an example that is drawn again gets new random draws, whether in the
+next epoch, because its class is rare, or because images are repeated in a batch.
 
 An epoch is N // batch size updates, however the examples are drawn.
 """
@@ -31,14 +31,14 @@ class Sampling:
     """How training examples are drawn.
 
     Attributes:
-        balance: ``none``: every example once a pass. ``classes``: all classes equally often, however many examples they
-            have; of each class every example once before one comes again.
-        repeats: how often an image is in a batch, each time drawn anew by the transforms (M. Berman et al., MultiGrain,
-            arXiv 1902.05509; E. Hoffer et al., Augment Your Batch, CVPR 2020). A batch of B holds B / repeats images,
-            and an epoch, whose updates stay as many, shows 1 / repeats of them.
+        balance: ``none``: every example once per pass. ``classes``: all classes equally often, however many examples
+            they have; within each class, every example once before any is repeated.
+        repeats: how often an image is in a batch, each time with new random transforms (M. Berman et al., MultiGrain,
+            arXiv 1902.05509; E. Hoffer et al., Augment Your Batch, CVPR 2020). A batch of B contains B / repeats
+            images, and an epoch, which keeps its number of updates, shows 1 / repeats of them.
 
     Raises:
-        UsageError: another balance, or fewer than one repeat.
+        UsageError: for an unknown balance, or fewer than one repeat.
     """
 
     balance: Balance = "none"
@@ -55,15 +55,15 @@ class Order:
     """The examples of every training step.
 
     Args:
-        labels: of the records, (N,); read for balance only.
-        batch_size: examples of the global batch, B.
-        seed: which order.
+        labels: labels of the records, (N,); used only for balancing.
+        batch_size: examples per global batch, B.
+        seed: selects the order.
         sampling: how they are drawn.
-        salt: another order of the same seed for each; 0 for the first.
+        salt: selects another order for the same seed; 0 for the first.
 
     Raises:
-        UsageError: a batch that the examples cannot fill, or that is not made of so many repeats.
-        DataError: classes are to be balanced and the labels are none.
+        UsageError: for a batch that the examples cannot fill, or that the repeats do not divide.
+        DataError: if classes are to be balanced and the labels are not classes.
 
     >>> order = Order(np.arange(10) % 2, 4, seed=0)
     >>> order.steps_per_epoch, [passes.tolist() for _, passes in map(order.at, range(3))]
@@ -103,10 +103,11 @@ class Order:
     def at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions in the records of global batch ``step`` (0-based) and the pass of each, int64 (B,).
 
-        Repeats of an image lie B / repeats rows apart: a mixed pair, two rows that lie together, is of two images.
+        Repeats of an image are B / repeats rows apart, so that a mixed pair, two adjacent rows, has two different
+        images.
 
         Raises:
-            UsageError: the step is negative.
+            UsageError: if the step is negative.
         """
         if step < 0:
             raise UsageError(f"step {step} must be at least 0")
@@ -118,7 +119,7 @@ class Order:
 
 
 def _shuffled(count: int, different: int, seed: int) -> Draw:
-    """Draw from a new permutation each pass; what does not fill a last batch is left out."""
+    """Draw from a new permutation in each pass; examples that do not fill a last batch are left out."""
     steps = count // different
     kept = np.int32 if count < 2**31 else np.int64  # of a million examples two orders are 8 MB
 
@@ -135,9 +136,9 @@ def _shuffled(count: int, different: int, seed: int) -> Draw:
 
 
 def _balanced(labels: np.ndarray, different: int, seed: int) -> Draw:
-    """Draw all K classes once in every K rows, in random order; of a class from a new permutation each pass of it.
+    """Draw all K classes once in every K rows, in random order; within a class, from a new permutation in each pass.
 
-    So the r-th round of K rows takes of each class its r-th example, counted over the passes of that class.
+    So the r-th round of K rows takes from each class its r-th example, counted over the passes of that class.
     """
     if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1 or len(np.unique(labels)) < 2:
         raise DataError(

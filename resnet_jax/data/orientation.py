@@ -1,7 +1,8 @@
-"""Which way up a camera held the image: the orientation tag of Exif data, read and applied.
+"""The orientation tag that a camera writes to Exif data, read and applied.
 
-A camera writes the rows of its sensor and a number from 1 to 8 that says how to turn them. It stands in the Exif data
-of JPEG (segment APP1), PNG (chunk ``eXIf``) and WebP (chunk ``EXIF``). TIFF and AVIF are turned by their decoders.
+A camera writes the rows of its sensor and a number from 1 to 8 that says how to rotate or mirror them. It is in the
+Exif data of JPEG (segment APP1), PNG (chunk ``eXIf``) and WebP (chunk ``EXIF``). TIFF and AVIF are rotated by their
+decoders.
 
 Source: CIPA DC-008 (Exif 2.32), 4.6.4 A, tag 274; PNG 3rd edition, 11.3.2.5; RFC 9649, 2.7.1.5.
 """
@@ -20,7 +21,7 @@ _APP1 = 0xE1
 
 
 def orientation_of(data: bytes) -> int:
-    """Return the orientation, 1 to 8, of a JPEG, PNG or WebP file; 1 where none is given or it is no such number.
+    """Return the orientation, 1 to 8, of a JPEG, PNG or WebP file; 1 if there is none or it is invalid.
 
     Args:
         data: the whole file.
@@ -36,11 +37,11 @@ def orientation_of(data: bytes) -> int:
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Return an image (H, W, C) turned upright; for 5 to 8 height and width change places.
+    """Return an image (H, W, C) rotated upright; for 5 to 8, height and width are swapped.
 
     Args:
-        image: as it is stored.
-        orientation: what the tag says.
+        image: the image as stored.
+        orientation: the value of the tag.
 
     >>> image = np.arange(6).reshape(2, 3, 1)
     >>> upright(image, 6)[..., 0].tolist()
@@ -81,7 +82,7 @@ def _exif_of(data: bytes) -> bytes | None:
 
 
 def _chunks(data: bytes, at: int, head: str, checksum: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yield kind and body of the chunks of a PNG or WebP; of pixels an empty body."""
+    """Yield type and contents of the chunks of a PNG or WebP; for pixels, empty contents."""
     while at + 8 <= len(data):
         first, second = struct.unpack(head, data[at : at + 8])
         kind, size = (first, second) if isinstance(first, bytes) else (second, first)

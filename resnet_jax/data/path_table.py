@@ -1,4 +1,4 @@
-"""Many paths in two arrays: a million file names in tens of megabytes, which worker processes are sent as they are."""
+"""Many paths in two arrays: a million file names in tens of megabytes, which can be sent to worker processes as is."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PathTable(Sequence[str]):
-    """Paths that begin alike. One takes the bytes of its rest and 8 more; a tuple of texts takes about 120.
+    """Paths with a common prefix. Each takes the bytes of its rest and 8 more; in a tuple of strings about 120.
 
     Attributes:
-        prefix: how all of them begin, such as ``/data/set/``.
-        names: uint8, the rest of every path, one after another, as the file system has it.
+        prefix: the common prefix, such as ``/data/set/``.
+        names: uint8, the rest of every path, one after another, as bytes of the file system.
         starts: int64 (N + 1,), where each begins in ``names``.
 
     >>> table = PathTable.of(["a/1.png", "b/2.png"], "/set/")
@@ -56,12 +56,12 @@ class PathTable(Sequence[str]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both arrays."""
+        """Size of both arrays in bytes."""
         return self.names.nbytes + self.starts.nbytes
 
 
 class TableBuilder:
-    """Collects paths for a `PathTable`, some at a time, so that they are never all texts at once."""
+    """Collects paths for a `PathTable` in batches, so that they are never all strings at once."""
 
     def __init__(self) -> None:
         self._names: list[bytes] = []
@@ -74,6 +74,6 @@ class TableBuilder:
         self._lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
 
     def table(self, prefix: str = "") -> PathTable:
-        """Return what was added."""
+        """Return the table of everything that was added."""
         lengths = np.concatenate([np.zeros(1, np.int64), *self._lengths])
         return PathTable(prefix, np.frombuffer(b"".join(self._names), np.uint8), np.cumsum(lengths))

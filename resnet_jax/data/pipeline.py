@@ -1,18 +1,18 @@
-"""Batches as a pure function of the step: any batch of any epoch can be asked for, by anyone, in any order.
+"""Batches as a pure function of the step: any batch of any epoch can be requested, by anyone, in any order.
 
-So a run resumes exactly with one number, a batch can be looked at again after the fact, and threads, worker processes,
-restarts and the number of processes change nothing. Who makes them is decided in :mod:`.executor`.
+So a run resumes exactly from one number, a batch can be examined after the fact, and threads, worker processes,
+restarts and the number of processes make no difference. :mod:`.executor` decides who makes the batches.
 
-======  ===========  =======================================================================================
+======  ===========  =====================================================================================
 key     array        meaning
-======  ===========  =======================================================================================
-image   (B, ..., C)  what the network is given: uint8 (B, H, W, C) of pixels 0..255, or as the source has it
-label   int32 (B,)   class; float32 (B, K) of several labels, (B,) or (B, M) of values
+======  ===========  =====================================================================================
+image   (B, ..., C)  input of the network: uint8 (B, H, W, C) pixels 0..255, or as in the source
+label   int32 (B,)   class; float32 (B, K) for several labels, (B,) or (B, M) for values
 others  (B, ...)     every other field of the examples, by its name
-mask    bool (B,)    False for padding and what evaluation could not read, which must count nowhere
+mask    bool (B,)    False for padding and for what evaluation could not read; such entries must not count
 index   int32 (B,)   position in the records, -1 where mask is False
-epoch   int32 (B,)   passes over this example completed before this one: how often it was drawn before
-======  ===========  =======================================================================================
+epoch   int32 (B,)   number of passes over this example completed before this one
+======  ===========  =====================================================================================
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from resnet_jax.errors import UsageError
 
 
 class TrainBatches:
-    """Shuffled batches for training; what does not fill a last batch is left out, others in each epoch.
+    """Shuffled batches for training; examples that do not fill a last batch are left out, different ones in each epoch.
 
     Args:
-        records: what to train on.
-        batch_size: examples of the global batch, over all processes.
-        seed: of the order and of random crops.
-        geometry: host-side geometry, its training side.
-        shard: (rank, processes). Every process takes its contiguous part of the global batch; in the order of
-            ranks the parts are the batch of one process.
-        num_classes: K, to check the labels of records that are not of a `Dataset`, which has checked its own.
+        records: the examples to train on.
+        batch_size: examples per global batch, over all processes.
+        seed: seed of the order and of random crops.
+        geometry: host-side geometry, of which the training side is used.
+        shard: (rank, processes). Every process takes its contiguous part of the global batch; concatenated in the order
+            of ranks, the parts are the batch of a single process.
+        num_classes: K, to check the labels of records that are not from a `Dataset`, which has checked its own.
         sampling: whether classes are drawn equally often, and how often an image is in a batch.
-        salt: another order of the same seed for each, of the same crops.
-        unreadable: counts examples that cannot be read, for which the next of the order stand in; None: they stop.
+        salt: selects another order for the same seed, with the same crops.
+        unreadable: counts unreadable examples, which are replaced by the next of the order; None: they raise an error.
 
     Raises:
-        UsageError: a batch size the records cannot fill or the processes cannot share, or a bad rank.
-        DataError: a label that is not an integer in 0..K-1.
+        UsageError: for a batch size the records cannot fill or the processes cannot share, or an invalid rank.
+        DataError: for a label that is not an integer in 0..K-1.
 
     >>> from resnet_jax.data.records import ArrayRecords
     >>> batches = TrainBatches(ArrayRecords(np.zeros((10, 8, 8), np.uint8), np.arange(10)), 4, seed=0)
@@ -85,7 +85,7 @@ class TrainBatches:
         self._labels = records.labels
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what another process needs, which makes the order anew."""
+        """Return what another process needs; it rebuilds the order."""
         return {name: value for name, value in self.__dict__.items() if name != "_order"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -96,20 +96,20 @@ class TrainBatches:
 
     @property
     def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Name -> shape and dtype of every array of a batch, this process's part of it."""
+        """Name -> shape and dtype of every array of a batch, for this process's part."""
         return _arrays(self._view, self._labels, self._rows)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of as many examples as there are records."""
+        """Number of batches with as many examples as there are records."""
         return self._order.steps_per_epoch
 
     def batch(self, step: int) -> Batch:
         """Return this process's part of batch ``step`` (0-based, counted from the start of training).
 
         Raises:
-            UsageError: the step is negative.
-            DataError: an image is unreadable, or too many are, or one is of another size.
+            UsageError: if the step is negative.
+            DataError: if an image is unreadable, too many are, or one has another size.
         """
         index, epoch = self.order(step)
         found, index, epoch = self._view.read(index, epoch, lambda row: self._following(step, self._rows.start + row))
@@ -124,10 +124,10 @@ class TrainBatches:
     def order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions in the records of this process's part of batch ``step`` and their passes, (B,) each.
 
-        Where some can only be found unreadable when they are read, the batch's own ``index`` says which stood in.
+        If unreadable examples are only found when read, the batch's own ``index`` says which ones replaced them.
 
         Raises:
-            UsageError: the step is negative.
+            UsageError: if the step is negative.
         """
         positions, passes = (part[self._rows] for part in self._order.at(step))
         if self._lost:
@@ -139,19 +139,19 @@ class TrainBatches:
         return positions, passes
 
     def _following(self, step: int, row: int) -> Iterator[tuple[int, int]]:
-        """Yield position and pass of what comes after a row of the global batch, without end."""
+        """Yield position and pass of what follows a row of the global batch, endlessly."""
         for ahead in itertools.count():
             positions, passes = self._order.at(step + ahead)
             start = row + 1 if ahead == 0 else 0
             yield from zip(positions[start:].tolist(), passes[start:].tolist(), strict=True)
 
     def resident(self) -> Batch:
-        """Return all examples stacked, ``image``, ``label`` and what else they hold, (N, ...).
+        """Return all examples stacked: ``image``, ``label`` and their other fields, (N, ...).
 
-        From them :meth:`order` picks the batches.
+        :meth:`order` selects the batches from them.
 
         Raises:
-            UsageError: the batches are not made of stored pixels.
+            UsageError: if the batches are not made of stored pixels.
         """
         if not self.stored:
             raise UsageError("the images are not held in memory, or the geometry draws other pixels in each epoch")
@@ -159,12 +159,12 @@ class TrainBatches:
 
     @property
     def stored(self) -> bool:
-        """Whether the pixels of the batches lie in memory, the same in every epoch."""
+        """Whether the pixels of the batches are in memory, and the same in every epoch."""
         return self._view.stored
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of all arrays of :meth:`resident`."""
+        """Size in bytes of all arrays of :meth:`resident`."""
         return len(self.records) * self._view.example_bytes + self._labels.nbytes
 
     def iterate(
@@ -175,14 +175,14 @@ class TrainBatches:
         Args:
             start_step: first step; where a run resumes.
             stop_step: the step after the last.
-            threads: batches in the making at once; 0 makes them in the caller's thread.
-            prefetch: finished batches kept ready.
-            workers: processes that make them, each with so many threads; 0 for this one.
+            threads: number of batches made at the same time; 0 makes them in the caller's thread.
+            prefetch: number of finished batches kept ready.
+            workers: number of processes that make them, each with this many threads; 0 for this one.
 
         Raises:
-            UsageError: a negative step, or threads, prefetch or workers out of range.
-            DataError: as `batch`, in the caller's thread, in place of the batch that failed.
-            RunError: a worker process ended.
+            UsageError: if the step is negative, or threads, prefetch or workers are out of range.
+            DataError: as for `batch`, in the caller's thread, in place of the batch that failed.
+            RunError: if a worker process ended.
         """
         return in_order(self, start_step, stop_step, threads=threads, prefetch=prefetch, workers=workers)
 
@@ -191,16 +191,16 @@ class EvalBatches:
     """Every example exactly once and in order; the last batch is padded to full shape with mask False.
 
     Args:
-        records: what to evaluate on.
-        batch_size: examples of the global batch, over all processes.
-        geometry: host-side geometry, its evaluation side.
+        records: the examples to evaluate on.
+        batch_size: examples per global batch, over all processes.
+        geometry: host-side geometry, of which the evaluation side is used.
         shard: as for `TrainBatches`.
         num_classes: as for `TrainBatches`.
-        unreadable: counts examples that cannot be read, whose rows have mask False; None: they stop.
+        unreadable: counts unreadable examples, whose rows have mask False; None: they raise an error.
 
     Raises:
-        UsageError: a batch size that is not positive or the processes cannot share, or a bad rank.
-        DataError: a label that is not an integer in 0..K-1.
+        UsageError: for a batch size that is not positive or the processes cannot share, or an invalid rank.
+        DataError: for a label that is not an integer in 0..K-1.
 
     >>> from resnet_jax.data.records import ArrayRecords
     >>> batches = EvalBatches(ArrayRecords(np.zeros((5, 8, 8), np.uint8), np.arange(5)), 4)
@@ -234,8 +234,8 @@ class EvalBatches:
         """Return this process's part of batch ``step`` (0-based).
 
         Raises:
-            UsageError: there is no such step.
-            DataError: an image is unreadable or of another size.
+            UsageError: if there is no such step.
+            DataError: if an image is unreadable or has another size.
         """
         if not 0 <= step < len(self):
             raise UsageError(f"step {step} is not one of the {len(self)} evaluation batches 0..{len(self) - 1}")
@@ -254,12 +254,12 @@ class EvalBatches:
 
     @property
     def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Name -> shape and dtype of every array of a batch, this process's part of it."""
+        """Name -> shape and dtype of every array of a batch, for this process's part."""
         return _arrays(self._view, self._labels, self._rows)
 
     @property
     def stored(self) -> bool:
-        """Whether the pixels of the batches lie in memory."""
+        """Whether the pixels of the batches are in memory."""
         return self._view.stored
 
     def iterate(self, *, threads: int = 2, prefetch: int = 4, workers: int = 0) -> Batches:
@@ -279,7 +279,7 @@ def _arrays(view: View, labels: np.ndarray, rows: slice) -> dict[str, tuple[tupl
 
 
 def _padded(values: np.ndarray, rows: int) -> np.ndarray:
-    """Return (rows, ...): the values, then zeros."""
+    """Return (rows, ...): the values, padded with zeros."""
     if len(values) == rows:
         return values
     padded = np.zeros((rows, *values.shape[1:]), values.dtype)

@@ -1,8 +1,8 @@
-"""NumPy arrays in pickles, read without running the pickle: what published data sets of the Python 2 years are made of.
+"""NumPy arrays in pickles, read without executing the pickle, for published data sets from the Python 2 years.
 
-The pickle runs on the machine of :mod:`resnet_jax.runtime.plain_pickle`, which builds plain containers and knows no
-way to an import; three names of NumPy stand for builders here that make an array of fixed-size numbers, and nothing
-else does.
+The pickle runs on the machine of :mod:`resnet_jax.runtime.plain_pickle`, which builds plain containers and cannot
+import anything; three names of NumPy stand for builders here that make arrays of fixed-size numbers, and nothing else
+does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from resnet_jax.runtime.plain_pickle import Builders, Global, Stateful
 
 
 class _Dtype(Stateful):
-    """A type of numbers: ``u1`` and a byte order."""
+    """A numeric dtype: ``u1`` and a byte order."""
 
     def __init__(self, arguments: tuple):
         code = arguments[0] if arguments else None
@@ -59,7 +59,7 @@ class _Array(Stateful):
 
 
 def _encoded(arguments: tuple) -> bytes:
-    """Stand for ``_codecs.encode``, as Python 3 writes bytes for Python 2."""
+    """Stand for ``_codecs.encode``, with which Python 3 writes bytes for Python 2."""
     if len(arguments) != 2 or not isinstance(arguments[0], str) or arguments[1] not in ("latin1", "latin-1"):
         raise UnpicklingError("bytes that are written in another way than as latin-1")
     return arguments[0].encode("latin-1")
@@ -74,14 +74,14 @@ _BUILDERS: Builders = {
 
 
 def load_plain_arrays(data: bytes, where: str) -> Any:
-    """Return what a pickle of plain containers and arrays of numbers holds.
+    """Return the contents of a pickle of plain containers and numeric arrays.
 
     Args:
         data: the pickle, of protocol 2 or later.
-        where: it comes from, for messages.
+        where: where it comes from, for messages.
 
     Raises:
-        DataError: it asks for anything else, which is not done; or it is damaged.
+        DataError: if it requires anything else, which is refused, or is damaged.
 
     >>> import pickle
     >>> load_plain_arrays(pickle.dumps({"data": np.arange(3)}, protocol=2), "f")

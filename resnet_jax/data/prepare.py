@@ -1,4 +1,4 @@
-"""Sets of TensorFlow Datasets, prepared so that ``tfds:NAME`` opens them: downloaded, or from what is here."""
+"""TensorFlow Datasets sets, prepared so that ``tfds:NAME`` opens them: downloaded, or from local files."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from resnet_jax.errors import DataError, ResNetJaxError, UsageError
 
 @dataclass(frozen=True)
 class Prepared:
-    """A set that is prepared.
+    """A prepared set.
 
     Attributes:
-        name: as TFDS writes it.
-        folder: where its files lie.
-        examples: split, as TFDS calls it -> how many.
-        size: of its files in bytes.
-        already: it was prepared before, and nothing was done.
+        name: its name in TFDS.
+        folder: where its files are.
+        examples: split, as TFDS names it -> number of examples.
+        size: size of its files in bytes.
+        already: whether it was prepared before, so that nothing was done.
         opens_as: the source that reads it.
     """
 
@@ -41,7 +41,7 @@ class Prepared:
     opens_as: str
 
     def lines(self) -> list[str]:
-        """Return what to tell."""
+        """Return the lines to print."""
         splits = ", ".join(f"{count:,} {split}" for split, count in self.examples.items())
         was = "is prepared already" if self.already else "is prepared"
         return [
@@ -62,18 +62,18 @@ def prepare(
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Prepared:
-    """Prepare a set, unless it is prepared.
+    """Prepare a set, unless it is already prepared.
 
     Args:
-        name: as TFDS writes it: ``mnist``, ``imagenette/160px-v2``.
-        data_dir: where sets lie; None for TFDS's default.
+        name: its name in TFDS: ``mnist``, ``imagenette/160px-v2``.
+        data_dir: where sets are stored; None for TFDS's default.
         source: a data set to take the examples from instead of downloading, as for ``load_dataset``.
-        say: told what is worth knowing before it begins.
-        progress: told how far it is.
+        say: called with what is worth knowing before it begins.
+        progress: called with the progress.
 
     Raises:
-        DataError: it cannot be downloaded or prepared; it says what is needed.
-        UsageError: it is prepared already, and ``source`` is given.
+        DataError: if it cannot be downloaded or prepared; the message says what is needed.
+        UsageError: if it is already prepared, and ``source`` is given.
     """
     where = None if data_dir is None else str(Path(data_dir).expanduser())
     builder = find_builder(name, where)
@@ -87,8 +87,8 @@ def prepare(
         return _result(builder, opens_as, already=True)
     for folder in left_behind(builder):
         say(
-            f"{folder} is what a preparation left that was stopped half-way; it is not used and can be removed, unless "
-            "another process is at it"
+            f"{folder} is left over from an interrupted preparation; it is not used and can be removed, unless "
+            "another process is preparing it"
         )
     if source is not None:
         with _quiet():
@@ -106,7 +106,7 @@ def prepare(
 
 
 def _run(builder: Any, name: str, where: str | None) -> None:
-    """Let TFDS prepare the set, and say in a sentence what went wrong."""
+    """Let TFDS prepare the set, and report errors in one sentence."""
     again = f"resnet-jax data prepare {name}" + (f" --data-dir {where}" if where else "")
     lend = contextlib.nullcontext() if tensorflow_installed() else lent(builder)
     try:
@@ -117,7 +117,7 @@ def _run(builder: Any, name: str, where: str | None) -> None:
     except ImportError as error:
         raise DataError(
             f"tfds:{name}: the code of this set needs {missing_module(error)}, which is not installed: {INSTALL}, then "
-            f"again\n  {again}\nWhat was downloaded stays in {_downloads(builder)}; reading the set needs no TensorFlow"
+            f"again\n  {again}\nDownloads are kept in {_downloads(builder)}; reading the set needs no TensorFlow"
         ) from error
     except OSError as error:
         if type(error).__module__.startswith("requests"):
@@ -147,10 +147,10 @@ def _downloads(builder: Any) -> Path:
 
 
 def _check_manual(builder: Any, name: str) -> None:
-    """Refuse a set whose files nobody but the user can fetch, before anything else is done, if none are there.
+    """Reject a set whose files only the user can download, before anything else is done, if none exist.
 
     Raises:
-        DataError: with TFDS's instructions and the folder.
+        DataError: in that case, with TFDS's instructions and the folder.
     """
     if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         return
@@ -159,7 +159,7 @@ def _check_manual(builder: Any, name: str) -> None:
         return
     steps = textwrap.indent(textwrap.dedent(builder.MANUAL_DOWNLOAD_INSTRUCTIONS).strip(), "  ")
     raise DataError(
-        f"tfds:{name} is not downloaded by itself. Put its files into {manual} (manual_dir), as they come, then run "
+        f"tfds:{name} is not downloaded automatically. Put its files into {manual} (manual_dir), as they are, and run "
         f"this command again. TFDS says:\n{steps}"
     )
 
@@ -168,7 +168,7 @@ def _plan(builder: Any, name: str) -> str:
     """Return what will happen: how much is downloaded and where it goes.
 
     Raises:
-        DataError: there is too little space.
+        DataError: if there is too little space.
     """
     downloads = _downloads(builder)
     infos = builder.url_infos or {}
@@ -218,6 +218,6 @@ def _result(builder: Any, opens_as: str, *, already: bool) -> Prepared:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep TFDS's own bars off the terminal, where ours tell how far it is."""
+    """Keep TFDS's own progress bars off the terminal, where ours show the progress."""
     with contextlib.redirect_stderr(io.StringIO()):
         yield

@@ -1,7 +1,7 @@
-"""A set that TFDS knows, prepared from another data set that is here: nothing is downloaded, TensorFlow is not needed.
+"""A TFDS set prepared from another local data set: nothing is downloaded, and TensorFlow is not needed.
 
-What is written has the features of the set, so that any reader of TFDS opens it. Image files are copied as they are,
-arrays become PNG. Examples keep the order of the source; TFDS's own preparation shuffles them.
+The result has the features of the set, so that any reader of TFDS opens it. Image files are copied unchanged, arrays
+become PNG. Examples keep the order of the source; TFDS's own preparation shuffles them.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ KNOWN_NAMES = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
 
 def take_examples_from(builder: Any, spec: str, say: Callable[[str], None], done: Callable[[int], None]) -> Dataset:
-    """Make a builder take its examples from a data set, in the order of that.
+    """Make a builder take its examples from a data set, in the order of that data set.
 
     Args:
-        builder: of the set, not prepared.
+        builder: builder of the set, not prepared.
         spec: the data set, as for :func:`load_dataset`.
-        say: told what is worth knowing, such as how classes were matched.
-        done: told how many examples are written, now and then.
+        say: called with what is worth knowing, such as how classes were matched.
+        done: called now and then with the number of examples written.
 
     Returns:
         The data set.
 
     Raises:
-        DataError: the data set has other classes, or lacks a feature that the set has.
-        UsageError: the set cannot be made of images with one class each.
+        DataError: if the data set has other classes, or lacks a feature of the set.
+        UsageError: if the set cannot be made from images with one class each.
     """
     import tensorflow_datasets as tfds
 
@@ -119,10 +119,10 @@ Filler = Callable[[Source, str, int, int], Any]
 
 
 def _filler(set_name: str, key: str, feature: Any, dataset: Dataset) -> Filler:
-    """Return what fills a feature beside image and class.
+    """Return a function that fills a feature other than image and class.
 
     Raises:
-        DataError: the data set does not have it, and it cannot be told from what it has.
+        DataError: if the data set lacks it and it cannot be derived.
     """
     first = next(iter(dataset.splits.values()))
     kind = type(feature).__name__
@@ -151,10 +151,10 @@ def _image(
     name: str,
     index: int,
 ) -> bytes:
-    """Return an image of the data set as the bytes of a file, of the shape that the set has.
+    """Return an image of the data set as the bytes of a file, with the shape that the set has.
 
     Raises:
-        DataError: it has another shape, or is no image of whole numbers.
+        DataError: if it has another shape, or is not an integer image.
     """
     wanted = tuple(feature.shape)
     if encoder is not None:

@@ -1,7 +1,7 @@
-"""The files of a published archive, from the folder it was unpacked to or from the archive as it was downloaded.
+"""The files of a published archive, from the folder it was unpacked to or from the downloaded archive.
 
-Nothing is unpacked to disk. Of an archive only files of known names are read, by their last part: where links, devices
-or paths to elsewhere would lead does not matter, for they are not followed.
+Nothing is unpacked to disk. Only files with known names are read from an archive, by the last part of their path:
+links, devices and paths to elsewhere do not matter, because they are not followed.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from resnet_jax.errors import DataError
 from resnet_jax.runtime.plain_files import open_file, read_file
 
 MOST_BYTES = 1 << 30
-"""Of everything in an archive, unpacked: the largest read here, CIFAR-100 for Python, has 186 MB."""
+"""Limit on the total unpacked size; the largest archive read here, CIFAR-100 for Python, has 186 MB."""
 _CHUNK = 1 << 20
 
 
 def read_files(path: Path, wanted: Callable[[str], bool]) -> Mapping[str, bytes]:
-    """Return the files of wanted names in a folder or a tar archive, in gzip or not.
+    """Return the files with wanted names in a folder or a tar archive, gzipped or not.
 
     Args:
         path: the folder or archive.
-        wanted: whether a file of this name (without folders) is.
+        wanted: whether a file with this name (without folders) is wanted.
 
     Raises:
-        DataError: it cannot be read, is damaged, holds a name twice or more than :data:`MOST_BYTES`.
+        DataError: if it cannot be read, is damaged, contains a name twice or more than :data:`MOST_BYTES`.
     """
     return _in_folder(path, wanted) if path.is_dir() else _in_archive(path, wanted)
 

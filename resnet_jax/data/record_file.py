@@ -1,8 +1,8 @@
-"""An ArrayRecord file: bytes by number, read by several threads and after pickling, and written in one piece.
+"""An ArrayRecord file: random access to records, from several threads and after pickling, and atomic writing.
 
-The library's reader answers ``read([number])`` in a time that grows with the number of records in the file, 9
-milliseconds at a million of them; ``read(number, number + 1)`` gives the same bytes in 15 microseconds, and as safely
-(experiments/benchmarks/records_index.py). Every record carries a checksum that is compared when it is read.
+The time of the library reader's ``read([number])`` grows with the number of records in the file, 9 milliseconds with a
+million of them; ``read(number, number + 1)`` returns the same bytes in 15 microseconds, and as safely
+(experiments/benchmarks/records_index.py). Every record has a checksum that is verified when it is read.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from resnet_jax.runtime.files import replacing
 from resnet_jax.runtime.plain_files import open_file
 
 READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
-"""For access at random: nothing is read ahead, and nothing waits for another thread."""
+"""For random access: nothing is read ahead, and nothing waits for another thread."""
 BUFFER = 1 << 15
-"""Bytes of the file that one read takes at least."""
+"""Minimum number of bytes of the file that one read takes."""
 
 
 class RecordFile:
     """An ArrayRecord file that is open for reading.
 
     Args:
-        path: the file. It is opened at once; a copy made by pickling opens it again when it is first read.
+        path: the file. It is opened immediately; a copy made by pickling reopens it on first read.
 
     Raises:
-        DataError: it is not there, cut short, or no such file.
+        DataError: if it does not exist, is truncated, or is not such a file.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -48,7 +48,7 @@ class RecordFile:
         """Return one record.
 
         Raises:
-            DataError: it is damaged, or the file has become another one.
+            DataError: if it is damaged, or the file has been replaced.
         """
         if not 0 <= number < self._count:
             raise IndexError(f"record {number} of {self._count} in {self.path}")
@@ -62,7 +62,7 @@ class RecordFile:
             ) from error
 
     def close(self) -> None:
-        """Let the file go; it is opened again when it is read."""
+        """Close the file; it is reopened when read."""
         with self._lock:
             reader, self._reader = self._reader, None
             if reader is not None:
@@ -88,10 +88,10 @@ class RecordFile:
 
 
 def _library() -> Any:
-    """Return the library, which there is for Linux and macOS only.
+    """Return the library, which is only available for Linux and macOS.
 
     Raises:
-        DataError: it is not installed.
+        DataError: if it is not installed.
     """
     try:
         return importlib.import_module("array_record.python.array_record_module")
@@ -123,14 +123,14 @@ def _open(path: str) -> Any:
 
 @contextlib.contextmanager
 def writing(path: Path, *, compress: bool) -> Iterator[Any]:
-    """Give a function that appends a record, to a file that becomes ``path`` when the block ends.
+    """Yield a function that appends a record, to a file that becomes ``path`` when the block ends.
 
     Args:
         path: the file.
-        compress: with zstd; what is compressed already, such as JPEG, only gets slower by it.
+        compress: whether to compress with zstd, which only slows down data that is already compressed, such as JPEG.
 
     Raises:
-        DataError: it cannot be written; nothing is left.
+        DataError: if it cannot be written; nothing is left behind.
     """
     library = _library()
     try:
@@ -157,7 +157,7 @@ def writing(path: Path, *, compress: bool) -> Iterator[Any]:
 
 
 def _finish(writer: Any, path: Path) -> None:
-    """Close a writer, which says only then what went wrong, on a disk that is full for one."""
+    """Close a writer, which only then reports errors, such as a full disk."""
     try:
         writer.close()
     except (RuntimeError, ValueError) as error:
@@ -165,5 +165,5 @@ def _finish(writer: Any, path: Path) -> None:
 
 
 def _first(error: Exception) -> str:
-    """Return what the library says before it tells where in its own code that was."""
+    """Return the library's message without the position in its own code."""
     return str(error).partition(";")[0].removeprefix("write() failed: ").strip() or type(error).__name__

@@ -1,16 +1,16 @@
-"""How a data set lies in one ArrayRecord file: examples, then the labels of each split, then a header.
+"""The layout of a data set in one ArrayRecord file: examples, then the labels of each split, then a header.
 
-========  ========================================================================================================
-records   what they hold
-========  ========================================================================================================
-0 .. N-1  the examples, split after split: each field in the order of the header, then where the example came from
+========  ===================================================================================================
+records   content
+========  ===================================================================================================
+0 .. N-1  the examples, split by split: each field in the order of the header, then the origin of the example
 N ..      for each split its labels and, if there are any, its groups, as ``.npy`` without pickles
 the last  ``MAGIC``, then the header as JSON: splits, fields, class names, kind of labels, notes
-========  ========================================================================================================
+========  ===================================================================================================
 
-A field of an image file is its length (32 bits) and its bytes, as they were. An array is its sides (32 bits each, only
-where they vary from example to example) and its values. All numbers are little-endian. Labels are not repeated in the
-examples: a set is opened by reading the last few records.
+A field with an image file is its length (32 bits) and its bytes, unchanged. An array is its sides (32 bits each, only
+if they vary between examples) and its values. All numbers are little-endian. Labels are not repeated in the examples: a
+set is opened by reading the last few records.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class StoredField:
 
     Attributes:
         name: its name.
-        field: shape, dtype and meaning, as the source said.
-        encoded: it lies as the bytes of an image file.
+        field: shape, dtype and meaning, according to the source.
+        encoded: whether it is stored as the bytes of an image file.
     """
 
     name: str
@@ -61,7 +61,7 @@ class StoredField:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of its values in the file."""
+        """Dtype of its values in the file."""
         return np.dtype(self.field.dtype).newbyteorder("<")
 
 
@@ -71,11 +71,11 @@ class StoredSplit:
 
     Attributes:
         name: train, val, test or all.
-        count: examples.
-        fields: of the examples, but for the label.
-        labels: the number of the record of its labels.
-        groups: the number of the record of its groups, or None.
-        channels: of its image files, as ``Reading.channels``; 0 for what is stored.
+        count: number of examples.
+        fields: fields of the examples, except the label.
+        labels: number of the record with its labels.
+        groups: number of the record with its groups, or None.
+        channels: channels of its image files, as ``Reading.channels``; 0 for the stored channels.
         encoded_bytes: the size of all its examples.
     """
 
@@ -90,7 +90,7 @@ class StoredSplit:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself: as :class:`resnet_jax.data.records.Dataset`.
+    """The description of a file, as in :class:`resnet_jax.data.records.Dataset`.
 
     Attributes:
         source: what it was copied from.
@@ -112,7 +112,7 @@ class Header:
         """Read the last record of a file.
 
         Raises:
-            DataError: it is no header, or one of a later version.
+            DataError: if it is not a header, or one of a later version.
         """
         if not record.startswith(MAGIC):
             raise DataError(
@@ -133,10 +133,10 @@ class Header:
             raise DataError(f"{path}: the header in its last record is broken ({error})") from error
 
     def check_records(self, count: int, path: str) -> None:
-        """Refuse a header that speaks of other records than a file has.
+        """Reject a header that refers to records that a file does not have.
 
         Raises:
-            DataError: examples, labels or groups would lie outside it.
+            DataError: if examples, labels or groups would be outside it.
         """
         examples = sum(split.count for split in self.splits)
         places = [place for split in self.splits for place in (split.labels, split.groups) if place is not None]
@@ -158,13 +158,13 @@ def pack(fields: Sequence[StoredField], values: Mapping[str, np.ndarray | bytes]
     """Return the record of one example.
 
     Args:
-        fields: of the split.
+        fields: fields of the split.
         values: an array for each field, or the bytes of an image file.
         origin: where it came from; empty if that is only a number.
         where: the same, for messages.
 
     Raises:
-        DataError: an array is not what the source said of it.
+        DataError: if an array does not match the source's description.
     """
     parts: list[bytes] = []
     for stored in fields:
@@ -190,7 +190,7 @@ def unpack(fields: Sequence[StoredField], record: bytes, where: str) -> tuple[di
     """Return the fields of one example, image files as their bytes, and where it came from.
 
     Raises:
-        DataError: the record is shorter than its fields.
+        DataError: if the record is shorter than its fields.
     """
     values: dict[str, np.ndarray | bytes] = {}
     at = 0
@@ -222,7 +222,7 @@ def to_npy(values: np.ndarray) -> bytes:
     """Return an array as the bytes of an ``.npy`` file.
 
     Raises:
-        DataError: it holds Python objects.
+        DataError: if it contains Python objects.
     """
     buffer = io.BytesIO()
     try:
@@ -236,7 +236,7 @@ def from_npy(record: bytes, where: str) -> np.ndarray:
     """Return the array of an ``.npy`` file.
 
     Raises:
-        DataError: it is none.
+        DataError: if it is not one.
     """
     try:
         return read_array(record)

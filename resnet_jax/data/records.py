@@ -1,7 +1,7 @@
 """Sources in memory and parts of sources; and a data set: named splits of a source with one kind of label.
 
-Everything that holds examples (arrays, folders, TFDS, a subset of any of these) is a `Source`; everything
-above reads only this protocol. ``Records`` is another name of it.
+Everything that provides examples (arrays, folders, TFDS, a subset of any of these) is a `Source`; everything else uses
+only this protocol. ``Records`` is another name for it.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ class ArrayRecords:
     """A source held in memory.
 
     Attributes:
-        images: the inputs, of any kind that :mod:`resnet_jax.data.arrays` takes: uint8 images (N, H, W) or (N, H, W, C)
-            of 1 or 3 channels; many bands, signals (N, L, C) and volumes (N, D, H, W, C), of 16 bits or float too.
+        images: the inputs, of any kind that :mod:`resnet_jax.data.arrays` accepts: uint8 images (N, H, W) or (N, H, W,
+            C) with 1 or 3 channels; multi-band images, signals (N, L, C) and volumes (N, D, H, W, C), also 16-bit or
+            float.
         labels: (N,) integers, kept as int32: classes. Rows (N, K) of zeros and ones, or floats (N, ...), are kept as
-            float32: several labels, or values.
-        name: what messages call this array.
+            float32: multi-label, or values.
+        name: name of this array in messages.
         origin: the source these arrays were decoded from, if any; it then answers `describe`.
         fields: further arrays (N, ...) of every example, by name.
-        meaning: image, signal or volume where the shape alone does not say which.
-        meanings: of the further fields; those not named go by their names (`example.meaning_of`).
-        unreadable: examples whose arrays hold zeros because they could not be read, and why; asked for, they raise.
+        meaning: image, signal or volume if the shape is ambiguous.
+        meanings: meanings of the further fields; otherwise derived from their names (`example.meaning_of`).
+        unreadable: examples whose arrays are zeros because they could not be read, and why; accessing them raises an
+            error.
 
     Raises:
-        DataError: wrong kind, rank, channels or length, or nothing in it.
+        DataError: for an invalid kind, rank, number of channels or length, or if it is empty.
 
     >>> records = ArrayRecords(np.zeros((5, 8, 8), np.uint8), np.arange(5), name="mine")
     >>> records.images.shape, records.labels.dtype.name, records.describe(3)
@@ -97,7 +99,7 @@ def _field(values: np.ndarray, meaning: Meaning) -> Field:
 
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """Some examples of a source, in the order of ``indices``; nothing is copied but the labels.
+    """Some examples of a source, in the order of ``indices``; only the labels are copied.
 
     >>> records = ArrayRecords(np.zeros((5, 8, 8), np.uint8), np.arange(5))
     >>> part = Subset(records, np.array([4, 0]))
@@ -131,7 +133,7 @@ class Subset:
 
 
 def groups_of(records: Source) -> np.ndarray | None:
-    """Return the group of every example, such as its patient or speaker, if the source knows: any values, (N,)."""
+    """Return the group of every example, such as its patient or speaker, if the source knows it: any values, (N,)."""
     if isinstance(records, Subset):
         whole = groups_of(records.records)
         return None if whole is None else whole[records.indices]
@@ -139,7 +141,7 @@ def groups_of(records: Source) -> np.ndarray | None:
 
 
 def values_of(records: Source, name: str) -> np.ndarray | None:
-    """Return a further field of all examples, (N, ...), if the source has it in memory, beside its images or with them.
+    """Return a further field of all examples, (N, ...), if the source has it in memory, separately or with the images.
 
     >>> records = ArrayRecords(np.zeros((3, 8, 8), np.uint8), np.arange(3), fields={"age": np.array([5.0, 6.0, 7.0])})
     >>> values_of(Subset(records, np.array([2, 0])), "age").tolist()
@@ -152,14 +154,14 @@ def values_of(records: Source, name: str) -> np.ndarray | None:
 
 
 def gather(records: Source, indices: np.ndarray) -> Example | None:
-    """Return the examples at ``indices`` stacked if the source is in memory, else None.
+    """Return the examples at ``indices`` stacked if the source is in memory, otherwise None.
 
     Args:
         records: any source.
         indices: (B,) integers.
 
     Returns:
-        New arrays (B, ...) of all fields but the label, or None when examples would have to be read one by one.
+        New arrays (B, ...) of all fields except the label, or None if examples would have to be read one by one.
     """
     if isinstance(records, ArrayRecords):
         found = {"image": records.images[indices]}
@@ -172,26 +174,27 @@ def gather(records: Source, indices: np.ndarray) -> Example | None:
 
 
 def in_memory(records: Source) -> bool:
-    """Return whether `gather` can answer: the arrays of all examples lie in memory."""
+    """Return whether `gather` works: the arrays of all examples are in memory."""
     return in_memory(records.records) if isinstance(records, Subset) else isinstance(records, ArrayRecords)
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Named splits of a source with one kind of label; a `Dataset` that exists has valid labels.
+    """Named splits of a source with one kind of label; labels are validated on construction.
 
     Attributes:
         name: the spec it was loaded from.
         splits: ``{"all": ...}``, or ``"train"`` with ``"test"`` or ``"val"`` or both.
-        class_names: one name a class, in label order; for several labels one a column, for values one a target.
-        notes: what a person should know before the figures: what was left out, what was taken for what; one line each.
-        origins: split -> how the source calls it, where it has splits of its own.
-        least_classes: how many it must have: two to tell apart, one for images that a network is evaluated on.
+        class_names: one name per class, in label order; for multi-label one per column, for values one per target.
+        notes: what a user should know before seeing results: what was left out or reinterpreted; one line each.
+        origins: split -> its name in the source, if the source has splits.
+        least_classes: minimum number of classes: two for training, one for images to evaluate a network on.
         kind: what the labels are. ``segmentation``: in the field of that name, the classes 0..K-1 of pixels, 255 for
-            none. ``boxes``: in the fields ``boxes`` (M, 4) and ``box_label`` (M,), M for all examples, -1 for none.
+            none. ``boxes``: in the fields ``boxes`` (M, 4) and ``box_label`` (M,), with the same M for all examples and
+            -1 for none.
 
     Raises:
-        DataError: other splits, fewer classes, a name given twice, or labels that are not of the kind: of classes,
+        DataError: for other splits, too few classes, a repeated name, or labels that are not of the kind: for classes,
         integers in 0..K-1.
     """
 
@@ -241,10 +244,10 @@ class Dataset:
 
 
 def check_has_field(records: Source, name: str, where: str) -> None:
-    """Refuse examples without the field that their labels are in.
+    """Reject examples without the field that contains their labels.
 
     Raises:
-        DataError: there is no such field.
+        DataError: if there is no such field.
     """
     if name not in records.spec or (name == "boxes" and "box_label" not in records.spec):
         needed = "'segmentation'" if name == "segmentation" else "'boxes' and 'box_label'"
@@ -252,10 +255,10 @@ def check_has_field(records: Source, name: str, where: str) -> None:
 
 
 def check_label_rows(records: Source, count: int, where: str) -> None:
-    """Refuse labels that are not rows of ``count`` zeros and ones.
+    """Reject labels that are not rows of ``count`` zeros and ones.
 
     Raises:
-        DataError: with the first row that is not.
+        DataError: if there is such a row; the message has the first.
     """
     labels = records.labels
     if labels.ndim != 2 or labels.shape[1] != count:
@@ -273,10 +276,10 @@ def check_label_rows(records: Source, count: int, where: str) -> None:
 
 
 def check_values(records: Source, count: int, where: str) -> None:
-    """Refuse labels that are not ``count`` finite numbers an example.
+    """Reject labels that are not ``count`` finite numbers per example.
 
     Raises:
-        DataError: with what they are.
+        DataError: if they are not; the message says what they are.
     """
     labels = records.labels
     if labels.shape[1:] != (count,) and not (labels.ndim == 1 and count == 1):
@@ -290,10 +293,10 @@ def check_values(records: Source, count: int, where: str) -> None:
 
 
 def check_labels(records: Source, num_classes: int, where: str) -> None:
-    """Refuse records whose labels are not the integers 0..K-1.
+    """Reject records whose labels are not the integers 0..K-1.
 
     Raises:
-        DataError: with the first such label, and where it is.
+        DataError: if there is such a label; the message has the first, and where it is.
     """
     labels = records.labels
     if not np.issubdtype(labels.dtype, np.integer):

@@ -1,4 +1,4 @@
-"""Sources by the kind that is written before the colon: ours, and those that others register."""
+"""Sources by the kind before the colon: ours, and those that others register."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Loader(Protocol):
         """Open it.
 
         Args:
-            location: what stands behind the colon; empty if nothing may stand there.
-            reading: what of it is wanted, such as channels.
+            location: the text after the colon; empty for kinds without a location.
+            reading: reading options, such as channels.
         """
         ...
 
@@ -31,8 +31,8 @@ class SourceKind:
 
     Attributes:
         load: opens it.
-        form: how it is written, for messages: ``folder:PATH``; without a colon nothing stands behind the kind.
-        uses: those of :data:`resnet_jax.data.reading.OPTIONAL` that it reads.
+        form: its syntax, for messages: ``folder:PATH``; without a colon, the kind has no location.
+        uses: those of :data:`resnet_jax.data.reading.OPTIONAL` that it uses.
     """
 
     load: Loader
@@ -42,7 +42,7 @@ class SourceKind:
 
 SOURCES: Registry[SourceKind] = Registry("source", words=True)
 
-#: Our own kinds: where they are registered, imported when they are asked for, and how they are written.
+#: Our own kinds: the module that registers them, imported on demand, and their syntax.
 _OURS = {
     "digits": ("digits", "digits"),
     "digits_segmentation": ("kinds.digits_segmentation", "digits_segmentation"),
@@ -72,15 +72,15 @@ _OURS = {
 
 
 def register_source(kind: str, *, form: str | None = None, uses: tuple[str, ...] = ()) -> Callable[[Loader], Loader]:
-    """Make a function the loader of the sources ``KIND:LOCATION``.
+    """Register a function as the loader of the sources ``KIND:LOCATION``.
 
     Args:
         kind: letters, digits and underscores.
-        form: how it is written, for messages; default ``KIND:LOCATION``. Equal to ``kind``: nothing stands behind it.
-        uses: fields of ``Reading`` that not all sources use and this one does, such as ``orientation``.
+        form: its syntax, for messages; default ``KIND:LOCATION``. Equal to ``kind``: there is no location.
+        uses: fields of ``Reading`` that not all sources use but this one does, such as ``orientation``.
 
     Raises:
-        UsageError: the kind is no such word, or another function has it.
+        UsageError: if the kind is not such a word, or another function has it.
 
     >>> from resnet_jax.data import load_arrays, load_dataset
     >>> @register_source("ramps")
@@ -104,14 +104,14 @@ def register_source(kind: str, *, form: str | None = None, uses: tuple[str, ...]
 
 
 def find_source(kind: str) -> SourceKind | None:
-    """Return the kind of this name, or None."""
+    """Return the kind with this name, or None."""
     if kind in _OURS and kind not in SOURCES:
         importlib.import_module(_module(kind))
     return SOURCES.get(kind)
 
 
 def source_forms() -> str:
-    """Return how a source of every kind is written, in a row.
+    """Return the syntax of every kind of source, in a list.
 
     >>> source_forms().startswith("digits, digits_")
     True
@@ -141,5 +141,5 @@ class _Forms(Mapping[str, str]):
         return len({**_OURS, **SOURCES})
 
 
-#: Every kind of source -> how it is written.
+#: Every kind of source -> its syntax.
 KINDS: Mapping[str, str] = _Forms()

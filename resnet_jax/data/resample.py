@@ -1,9 +1,9 @@
-"""Resizing as Pillow does it: a filter as wide as the pixels that become one, so that shrinking does not alias.
+"""Resizing as in Pillow: a filter as wide as the pixels that are merged into one, so that shrinking does not alias.
 
-Published weights were measured on images that torchvision or timm resized with Pillow, and OpenCV's filters give other
-pixels. Each pass sums a row's pixels with weights rounded to 22 bits and rounds the sum to 8 bits, width first, then
-height: the result is Pillow's to the bit (``src/libImaging/Resample.c``, Pillow 13). Values of other dtypes than uint8
-are not rounded between the passes.
+Published weights were evaluated on images that torchvision or timm resized with Pillow, and OpenCV's filters give
+different pixels. Each pass sums a row's pixels with weights rounded to 22 bits and rounds the sum to 8 bits, width
+first, then height: the result equals Pillow's to the bit (``src/libImaging/Resample.c``, Pillow 13). Values of dtypes
+other than uint8 are not rounded between the passes.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ def resample(image: np.ndarray, height: int, width: int, filter: Filter) -> np.n
 
     Args:
         image: uint8, or any other integers or floats.
-        height: of the result, pixels.
-        width: of the result, pixels.
+        height: height of the result in pixels.
+        width: width of the result in pixels.
         filter: ``bilinear`` (a triangle) or ``bicubic`` (Keys, a = -1/2).
 
     Returns:
-        (height, width, c) of the same dtype; uint8 as Pillow's ``Image.resize``.
+        (height, width, c) of the same dtype; for uint8, equal to Pillow's ``Image.resize``.
 
     Raises:
-        UsageError: a filter of another name.
+        UsageError: for an unknown filter.
 
     >>> resample(np.array([[[0], [100]]], np.uint8), 1, 4, "bilinear")[0, :, 0]
     array([  0,  25,  75, 100], dtype=uint8)
@@ -80,7 +80,7 @@ def _along(image: np.ndarray, axis: int, size: int, filter: Filter, dtype: Any) 
 
 @functools.lru_cache(maxsize=256)
 def _weights(before: int, after: int, filter: Filter, whole: bool) -> Any:
-    """Return the (after, before) sparse matrix of one pass, its weights times 2^22 and whole if asked for."""
+    """Return the (after, before) sparse matrix of one pass, optionally with weights times 2^22 and rounded."""
     from scipy.sparse import csr_array
 
     scale = before / after

@@ -1,9 +1,8 @@
-"""Random numbers addressed by name: (seed, stream, epoch, index), whoever asks, in whatever order.
+"""Random numbers addressed by name: (seed, stream, epoch, index), whoever asks, in any order.
 
-Philox is a counter-based generator (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011): the
-key is the seed and the counter is the address, so that no state is passed around and threads cannot disturb
-each other. Only raw bits and ``random()`` are drawn from it: they are what NumPy keeps the same from version
-to version (NEP 19).
+Philox is a counter-based generator (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011): the key is
+the seed and the counter is the address, so no state is passed around and threads cannot disturb each other. Only raw
+bits and ``random()`` are drawn from it, because NumPy keeps these the same from version to version (NEP 19).
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from numpy.random.bit_generator import ISeedSequence
 from resnet_jax.errors import UsageError
 
 SPLIT, SHUFFLE, CROP, HOST = range(4)
-"""Streams: one a purpose, so that equal seeds for two purposes share nothing. HOST + n is that of the n-th
-host transform of a list."""
+"""Streams: one per purpose, so that equal seeds for two purposes share nothing. HOST + n is the stream of the n-th host
+transform of a list."""
 
 CLASS_ORDER, CLASS_EXAMPLES, FOLDS, SUBSETS, SALT = range(2**32, 2**32 + 5)
 """Further streams, above those of host transforms."""
@@ -27,7 +26,7 @@ def philox(seed: int, stream: int, epoch: int = 0, index: int = 0) -> np.random.
     """Return the bit generator at this address; addresses do not overlap (2^64 blocks each).
 
     Raises:
-        UsageError: the seed is not in 0 .. 2^64 - 1.
+        UsageError: if the seed is not in 0 .. 2^64 - 1.
     """
     if not 0 <= seed < 2**64:
         raise UsageError(f"seed {seed} is out of range; need 0 <= seed < 2**64")
@@ -36,7 +35,7 @@ def philox(seed: int, stream: int, epoch: int = 0, index: int = 0) -> np.random.
 
 
 class _Key(ISeedSequence):
-    """The key itself. Given as ``key``, NumPy would ask the system for random bits that are not used, every time."""
+    """The key itself. If it were passed as ``key``, NumPy would ask the system for unused random bits every time."""
 
     def __init__(self, key: int) -> None:
         self._key = key
@@ -55,7 +54,7 @@ def permutation(count: int, seed: int, stream: int, epoch: int = 0, index: int =
 
 
 def salted(seed: int, salt: int) -> int:
-    """Return another seed, of a salt; with 0 the seed itself."""
+    """Return another seed, derived with a salt; with 0 the seed itself."""
     return seed if salt == 0 else int(philox(seed, SALT, salt).random_raw(1)[0])
 
 

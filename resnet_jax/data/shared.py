@@ -1,8 +1,8 @@
-"""Memory that processes share, without a name: it is gone when the last of them is, however they end.
+"""Anonymous memory that processes share: it is freed when the last of them ends, however it ends.
 
 Anonymous files of the kernel (``memfd_create``; elsewhere a temporary file that is deleted as soon as it is open) are
-handed to child processes as open file descriptors. So nothing is left in ``/dev/shm`` by a process that was killed, and
-its size, 64 MB in many containers, is no limit.
+passed to child processes as open file descriptors. So a killed process leaves nothing in ``/dev/shm``, and its size, 64
+MB in many containers, is no limit.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def anonymous_file() -> int:
 
 
 class Slots:
-    """Places in shared memory, each for the arrays of one batch.
+    """Slots in shared memory, each for the arrays of one batch.
 
     Args:
         arrays: name -> shape and dtype.
-        count: how many places.
-        descriptor: of the file they lie in; None for a new one.
+        count: number of slots.
+        descriptor: descriptor of their file; None for a new one.
     """
 
     def __init__(self, arrays: Arrays, count: int, descriptor: int | None = None) -> None:
@@ -51,7 +51,7 @@ class Slots:
         self._memory = mmap.mmap(self.descriptor, self.slot_bytes * count)
 
     def views(self, slot: int) -> dict[str, np.ndarray]:
-        """Return the arrays of a place; they are overwritten when it is used again."""
+        """Return the arrays of a slot; they are overwritten when it is reused."""
         start = slot * self.slot_bytes
         return {
             name: np.ndarray(shape, dtype, self._memory, start + self._offsets[name])
@@ -59,7 +59,7 @@ class Slots:
         }
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         os.close(self.descriptor)
         self._memory.close()
 
@@ -86,7 +86,7 @@ def dump(value: Any) -> int:
 
 
 def load(descriptor: int) -> Any:
-    """Return what :func:`dump` wrote; its arrays are those in the file and cannot be written to."""
+    """Return what :func:`dump` wrote; its arrays are those in the file and read-only."""
     memory = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
     length = int.from_bytes(memory[:8], "little")
     start = -(-(8 + length) // ALIGNMENT) * ALIGNMENT

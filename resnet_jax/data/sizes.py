@@ -1,4 +1,4 @@
-"""Progressive resolution: the sides that training images are brought to in the course of a run."""
+"""Progressive resizing: the sides of training images in the course of a run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _EXAMPLE = '"128@0%" "160@40%" "224@80%"'
 
 
 def parse_sizes(texts: Iterable[str]) -> tuple[tuple[int, str], ...]:
-    """Return the side of each stage, pixels, and when it begins, as that is written.
+    """Return the side of each stage in pixels, and when it begins, as written.
 
     Raises:
-        UsageError: a text that is no side and duration, or a side of 0.
+        UsageError: for a text that is not a side and a duration, or a side of 0.
 
     >>> parse_sizes(["128@0%", "224 @ 30 epochs"])
     ((128, '0%'), (224, '30 epochs'))

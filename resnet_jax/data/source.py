@@ -18,11 +18,11 @@ from resnet_jax.data.registry import KINDS, find_source, users_of
 from resnet_jax.errors import UsageError, unknown
 
 ARRAYS = "arrays"
-"""The source of a run whose data came from Python and lies in no file."""
+"""The source of a run whose data came from Python and is in no file."""
 
 
 def load_dataset(spec: str, reading: Reading | None = None, **wanted: Any) -> Dataset:
-    """Open a data set. Arrays are read at once; folders and TFDS are listed now and decoded when asked.
+    """Open a data set. Arrays are read immediately; folders and TFDS are listed now and decoded on access.
 
     Args:
         spec: what to open, see the modules `digits`, `folder`, `npz`, `manifest` and `tfds`.
@@ -30,9 +30,9 @@ def load_dataset(spec: str, reading: Reading | None = None, **wanted: Any) -> Da
         wanted: fields of it by name, such as ``channels=1``.
 
     Raises:
-        UsageError: the spec or ``channels`` is not understood, or something is wanted that this kind of source does not
-        do; of a path alone it says what lies there and what to type.
-        DataError: the data is missing, empty, unreadable or inconsistent.
+        UsageError: if the spec or ``channels`` is invalid, or an option is not supported by this kind of source; for a
+        bare path, the message says what is there and what to type.
+        DataError: if the data is missing, empty, unreadable or inconsistent.
 
     >>> digits = load_dataset("digits")
     >>> len(digits.splits["all"]), digits.num_classes, digits.splits["all"].image(0).shape
@@ -60,7 +60,7 @@ def load_dataset(spec: str, reading: Reading | None = None, **wanted: Any) -> Da
 
 
 def carried_over(reading: Reading, spec: str) -> Reading:
-    """Return what of the reading of one source goes for another: not its lists of classes, nor what that does not use.
+    """Return which reading options of one source apply to another: not its lists of classes, nor unused ones.
 
     >>> carried_over(Reading(3, orientation="exif", class_list="names.txt"), "npz:x.npz") == Reading(3)
     True
@@ -72,7 +72,7 @@ def carried_over(reading: Reading, spec: str) -> Reading:
 
 
 def is_gone(spec: str) -> bool:
-    """Return whether a data set is looked for at a path where nothing is.
+    """Return whether a data set is expected at a path that does not exist.
 
     >>> is_gone("digits"), is_gone("npz:nowhere/x.npz"), is_gone("tfds:mnist@nowhere")
     (False, True, True)
@@ -92,7 +92,7 @@ def is_gone(spec: str) -> bool:
 
 
 def _no_kind(spec: str, kind: str) -> UsageError:
-    """Build the error for a source of no known kind, most often a path alone."""
+    """Build the error for a source of unknown kind, most often a bare path."""
     if kind in ("http", "https", "s3", "gs", "ftp", "hf"):
         return UsageError(
             f"data source {spec!r}: nothing is downloaded; fetch it first, then one of {', '.join(KINDS.values())}"

@@ -1,8 +1,8 @@
-"""Who is trained on, who is selected on, and who is only reported on.
+"""Which examples are trained on, selected on, and only reported on.
 
-By default splits of classes are stratified: every class keeps its share of every split, to within rounding, and at
-least one example to train on; several labels an example, and values, are divided at random. Other ways are those of
-:class:`resnet_jax.data.division.Division`.
+By default, splits of classes are stratified: every class keeps its fraction of every split, to within rounding, and at
+least one training example; multi-label examples and values are split at random.
+:class:`resnet_jax.data.division.Division` has other ways.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Splits:
     """The three roles of data.
 
     Attributes:
-        train: parameters are fitted on it.
-        val: models and settings are chosen on it; None if not wanted.
-        test: read once, for the figure that is reported; None if not wanted.
-        notes: what a person should know before the figures, one line each: those of the data set, and how it was
-        divided.
+        train: the examples that parameters are fitted on.
+        val: the examples that models and settings are selected on; None if not wanted.
+        test: read once, for the reported result; None if not wanted.
+        notes: what a user should know before seeing results, one line each: notes of the data set, and how it was
+        split.
         kind: what the labels are.
-        members: digest of which examples are where, if they were divided by their names; else empty.
+        members: digest of which examples are where, if they were split by their names; otherwise empty.
     """
 
     train: Source
@@ -49,7 +49,7 @@ class Splits:
 
 
 def resolve_splits(dataset: Dataset, division: Division | None = None, **wanted: Any) -> Splits:
-    """Give every example of a data set one role, holding out what the source does not.
+    """Give every example of a data set one role, holding out the splits that the source does not have.
 
     ================  ========  =========================  =================================================
     the source has    train     val                        test
@@ -60,17 +60,17 @@ def resolve_splits(dataset: Dataset, division: Division | None = None, **wanted:
     train, val, test  train     val                        test
     ================  ========  =========================  =================================================
 
-    With a ``fold``, val is that part of what would be train and val; of a source that has both it is refused. With a
+    With a ``fold``, val is that part of what would be train and val; a source that has both is rejected. With a
     ``subset``, train is a part of what it would be.
 
     Args:
-        dataset: what is divided.
-        division: how.
+        dataset: the data set to split.
+        division: how to split it.
         wanted: fields of it by name, such as ``val_fraction=0.2``.
 
     Raises:
-        UsageError: fractions that leave nothing to train on, or folds of a source with a val split of its own.
-        DataError: a split would be empty, the classes are too small for what is held out, or names have no group.
+        UsageError: for fractions that leave nothing to train on, or folds of a source with its own val split.
+        DataError: if a split would be empty, the classes are too small for what is held out, or names have no group.
     """
     division = dataclasses.replace(division or Division(), **wanted)
     notes = [*dataset.notes, *_without_images(dataset)]
@@ -99,7 +99,7 @@ Chosen = tuple[str, "np.ndarray | None"]
 
 
 def _members(dataset: Dataset, split: str, division: Division) -> Members:
-    """Return what of a split of the source decides how it is divided."""
+    """Return what determines how a split of the source is divided."""
     source = dataset.splits[split]
     labels = source.labels if dataset.kind == "class" else np.zeros(len(source), np.int32)
     groups = None if division.group_by is None else groups_by(source, dataset.name, division.group_by)
@@ -110,7 +110,7 @@ def _members(dataset: Dataset, split: str, division: Division) -> Members:
 
 
 def _roles(dataset: Dataset, division: Division, pools: Mapping[str, Members]) -> tuple[dict[str, Chosen], list[str]]:
-    """Return the roles in the order train, val, test, and what is said of them."""
+    """Return the roles in the order train, val, test, and notes on them."""
     splits, names = dataset.splits, {split: dataset.origins.get(split, split) for split in dataset.splits}
     if "val" in splits and "test" in splits:
         if division.fold is not None:
@@ -129,7 +129,7 @@ def _roles(dataset: Dataset, division: Division, pools: Mapping[str, Members]) -
         pool, held_out = "train", "test" if "test" in splits else "val"
         given: dict[str, Chosen] = {"test": (held_out, None)}
         fractions = {"train": 1 - val, "val": val}
-        final = ", the final test: it decides nothing" if held_out == "val" else ""
+        final = ", the final test, used for no decision" if held_out == "val" else ""
         cut = _cut(division, dataset.kind)
         said.append(f"splits: train from {names['train']}{cut}; test from {names[held_out]}{final}")
     if fractions["train"] <= 0:
@@ -143,7 +143,7 @@ def _roles(dataset: Dataset, division: Division, pools: Mapping[str, Members]) -
 
 
 def _cut(division: Division, kind: LabelKind) -> str:
-    """Say what is cut from the training examples of a source, which then are val."""
+    """Describe what is cut from the training examples of a source to become val."""
     if division.fold is not None:
         return f" but fold {division.fold}, which is val"
     if not division.val_fraction:
@@ -153,12 +153,16 @@ def _cut(division: Division, kind: LabelKind) -> str:
 
 
 def _said_of_parts(members: Members, division: Division, parts: Mapping[str, np.ndarray]) -> str:
-    """Say by what examples were divided, and how large the parts came out."""
+    """Describe how examples were divided, and the resulting sizes of the parts."""
     total = len(members.labels)
     sizes = [f"{name} {len(part):,} ({len(part) / total * 100:.1f} %)" for name, part in parts.items() if len(part)]
-    how = f"a hash of their {members.by}" if division.method == "hash" else "class, as equally as it goes"
+    how = f"a hash of their {members.by}" if division.method == "hash" else "class, as evenly as possible"
     if members.groups is not None:
-        how = "a hash of their groups" if division.method == "hash" else "whole groups, near to equal shares of classes"
+        how = (
+            "a hash of their groups"
+            if division.method == "hash"
+            else "whole groups, with class shares as even as possible"
+        )
     fold = "" if division.fold is None else f"; val is fold {division.fold} of what is not test"
     warning = ""
     if division.method == "hash" and members.by == "positions" and members.groups is None:
@@ -169,7 +173,7 @@ def _said_of_parts(members: Members, division: Division, parts: Mapping[str, np.
 def _said_of_groups(
     splits: Mapping[str, Source], division: Division, pools: Mapping[str, Members], chosen: Mapping[str, Chosen]
 ) -> list[str]:
-    """Say how many groups each part has; and if a split of the source shares some with another, how many."""
+    """Describe how many groups each part has; and whether a split of the source shares groups with another."""
     if division.group_by is None:
         known = any(groups_of(source) is not None for source in splits.values())
         divided = any(indices is not None for _, indices in chosen.values())
@@ -191,7 +195,7 @@ def _said_of_groups(
 
 
 def _part(dataset: Dataset, division: Division, pools: Mapping[str, Members], train: Chosen) -> tuple[Chosen, str]:
-    """Return the subset of the training examples that is trained on, and what is said of it."""
+    """Return the subset of the training examples to train on, and a description."""
     split, indices = train
     pool = pools[split]
     indices = np.arange(len(pool.labels)) if indices is None else indices
@@ -239,7 +243,7 @@ def _without_images(dataset: Dataset) -> list[str]:
 
 
 def _untested(test: Source, source: Source, class_names: Sequence[str]) -> list[str]:
-    """Say which classes are in the source and have no test image."""
+    """Describe which classes are in the source and have no test image."""
     missing = np.setdiff1d(source.labels, test.labels)
     if not len(missing):
         return []
@@ -253,14 +257,14 @@ def _untested(test: Source, source: Source, class_names: Sequence[str]) -> list[
 
 
 def require_trainable(splits: Splits, class_names: Sequence[str]) -> None:
-    """Refuse splits in which a class is validated or tested on that was never trained on.
+    """Reject splits in which a class that is never trained on is validated or tested on.
 
     Args:
-        splits: as :func:`resolve_splits` gives them.
-        class_names: of the data set.
+        splits: as returned by :func:`resolve_splits`.
+        class_names: class names of the data set.
 
     Raises:
-        DataError: such a class, or a class number that no image has at all although classes are only numbered.
+        DataError: for such a class, or a class number without any image although classes are only numbered.
     """
     if splits.kind != "class":
         return
@@ -296,7 +300,7 @@ def whole(dataset: Dataset) -> Source:
     """Return all records of a source with one split, to evaluate on every one of them.
 
     Raises:
-        UsageError: the source has several splits; the roles are then its own (`resolve_splits`).
+        UsageError: if the source has several splits; the roles are then its own (`resolve_splits`).
     """
     if "all" not in dataset.splits:
         raise UsageError(f"{dataset.name} has the splits {', '.join(dataset.splits)}: name the one to evaluate")

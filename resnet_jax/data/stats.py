@@ -1,4 +1,4 @@
-"""Per-channel mean and standard deviation for normalization: of x / 255 for uint8, else of the values."""
+"""Per-channel mean and standard deviation for normalization: of x / 255 for uint8, otherwise of the values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resnet_jax.errors import UsageError
 
 SAMPLE = 4096
 CHUNK = 256
-"""Images counted at a time; bounds the memory of the count."""
+"""Number of images counted at a time, to bound the memory."""
 
 
 def channel_stats(
@@ -22,19 +22,19 @@ def channel_stats(
     unreadable: Unreadable | None = None,
     field: str = "image",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Take mean and population standard deviation of the inputs per channel, in float64.
+    """Compute mean and population standard deviation of the inputs per channel, in float64.
 
-    Those of uint8 are of x / 255, counted exactly; those of other dtypes are of the values themselves.
+    For uint8 they are those of x / 255, counted exactly; for other dtypes those of the values themselves.
 
     Args:
-        records: the training examples, and only those: others would leak.
-        max_examples: use at most so many, evenly spaced; None for all in memory, or 4,096 of others.
-        unreadable: counts examples that cannot be read, which are left out; None to stop at one.
-        field: of the examples, the input.
+        records: the training examples, and only those, to avoid leakage.
+        max_examples: maximum number of examples to use, evenly spaced; None for all in memory, or 4,096 of others.
+        unreadable: counts unreadable examples, which are left out; None to stop at one.
+        field: field of the examples, the input.
 
     Returns:
-        Mean and standard deviation, float64 (C,). Pixels count alike, whatever their image's size. A constant
-        channel gets deviation 1, so that normalization gives 0 for it and not 0 / 0.
+        Mean and standard deviation, float64 (C,). All pixels have the same weight, whatever their image's size. A
+        constant channel gets deviation 1, so that normalization gives 0 for it and not 0 / 0.
 
     >>> from resnet_jax.data.records import ArrayRecords
     >>> mean, std = channel_stats(ArrayRecords(np.array([[[0]], [[255]]], np.uint8), np.array([0, 1])))
@@ -66,12 +66,12 @@ def channel_stats(
 
 
 def counter_for(inputs: np.ndarray) -> PixelCounter | MomentCounter:
-    """Return what counts inputs like these, (..., C)."""
+    """Return a counter for inputs like these, (..., C)."""
     return PixelCounter(inputs.shape[-1]) if inputs.dtype == np.uint8 else MomentCounter(inputs.shape[-1])
 
 
 class PixelCounter:
-    """How often each value of uint8 occurs in each channel."""
+    """Frequency of each uint8 value in each channel."""
 
     def __init__(self, channels: int) -> None:
         self.histogram = np.zeros((channels, 256), np.int64)
@@ -82,7 +82,7 @@ class PixelCounter:
             counts += np.bincount(inputs[..., channel].ravel(), minlength=256)
 
     def join(self, other: PixelCounter) -> None:
-        """Count what another has counted."""
+        """Add the counts of another."""
         self.histogram += other.histogram
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +94,7 @@ class PixelCounter:
 
 
 class MomentCounter:
-    """Count, mean and sum of squared deviations, joined part by part.
+    """Count, mean and sum of squared deviations, combined part by part.
 
     T. F. Chan, G. H. Golub and R. J. LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances
     (1979).
@@ -110,7 +110,7 @@ class MomentCounter:
         self._add(len(values), mean, ((values - mean) ** 2).sum(axis=0))
 
     def join(self, other: MomentCounter) -> None:
-        """Count what another has counted."""
+        """Add the counts of another."""
         if other.count:
             self._add(other.count, other.mean, other.squares)
 
@@ -133,17 +133,18 @@ def check_normalization(
     name: str = "data.",
     dtype: str | None = "uint8",
 ) -> None:
-    """Refuse numbers that are not mean and deviation of pixels between 0 and 1; empty means "not given".
+    """Reject numbers that cannot be mean and deviation of pixels between 0 and 1; empty means "not given".
 
     Args:
-        mean: of x / 255, per channel.
-        std: of x / 255, per channel.
-        channels: how many there must be, if any is given; None: as many of the one as of the other.
-        dtype: of the inputs. Those of uint8 lie between 0 and 1, for they are of x / 255; None: it is not known yet.
-        name: what comes before ``mean`` and ``std`` where the user gives them, for the message.
+        mean: mean of x / 255, per channel.
+        std: standard deviation of x / 255, per channel.
+        channels: expected number of values, if any are given; None: as many means as deviations.
+        dtype: dtype of the inputs. For uint8 they are between 0 and 1, because they are of x / 255; None: not known
+            yet.
+        name: prefix of ``mean`` and ``std`` where the user gives them, for messages.
 
     Raises:
-        UsageError: with the values over 255 where that is what they look like.
+        UsageError: if they cannot be; with the values divided by 255 if that seems to be missing.
 
     >>> check_normalization([0.5], [0.25], channels=1)
     """

@@ -1,6 +1,6 @@
-"""Stratified division: every class keeps its share of every part to within rounding, and an example to train on.
+"""Stratified splits: every class keeps its fraction of every part to within rounding, and one example to train on.
 
-It depends on the labels, the fractions and the seed alone.
+The result depends only on the labels, the fractions and the seed.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from resnet_jax.errors import DataError, UsageError
 def split_indices(labels: np.ndarray, fractions: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:
     """Divide 0..N-1 into disjoint parts that cover it and keep the class proportions.
 
-    A part gets round(fraction * N) examples, the first one what is left. Each later part takes from class c
-    its proportional share of what is still there, rounded up or down (largest remainders up, ties at random). No class
-    gives its last example to a later part: what it would have given comes from the classes that have most left.
+    A part gets round(fraction * N) examples, and the first one the rest. Each later part takes from class c its
+    proportional share of what is left, rounded up or down (largest remainders up, ties at random). No class gives its
+    last example to a later part: what it would have given comes from the classes with most examples left.
 
     Args:
         labels: integers (N,).
-        fractions: part name -> fraction in [0, 1]; they add up to 1.
-        seed: which of the possible divisions.
+        fractions: part name -> fraction in [0, 1]; they sum to 1.
+        seed: selects one of the possible divisions.
 
     Returns:
         Part name -> sorted indices, int64. A part of fraction 0 is empty.
 
     Raises:
-        UsageError: the fractions are negative or do not add up to 1, or the seed is negative.
-        DataError: a part of a fraction above 0 would be empty, or the classes are too small for what is held out.
+        UsageError: if the fractions are negative or do not sum to 1, or the seed is negative.
+        DataError: if a part with a positive fraction would be empty, or the classes are too small for what is held out.
 
     >>> parts = split_indices(np.array([0, 0, 0, 0, 1, 1, 1, 1]), {"train": 0.75, "test": 0.25}, seed=0)
     >>> len(parts["train"]), np.array([0, 0, 0, 0, 1, 1, 1, 1])[parts["test"]].tolist()
@@ -62,7 +62,7 @@ def split_indices(labels: np.ndarray, fractions: Mapping[str, float], seed: int)
 
 
 def _require_enough(labels: np.ndarray, sizes: Mapping[str, int], first: str, keep: int) -> None:
-    """Refuse to hold out more than there is when every class keeps an example."""
+    """Refuse to hold out more than possible if every class keeps an example."""
     counts = np.unique(labels, return_counts=True)[1]
     held_out = {name: size for name, size in sizes.items() if name != first and size}
     most, wanted = int((counts - keep).sum()), sum(held_out.values())

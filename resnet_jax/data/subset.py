@@ -1,4 +1,4 @@
-"""Part of the training examples, for studies of how many a network needs: nested, by class."""
+"""Nested, stratified subsets of the training examples, to study how many a network needs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from resnet_jax.errors import DataError, UsageError
 
 
 def check_subset(size: float) -> None:
-    """Refuse what is neither a share nor a number.
+    """Reject anything that is neither a fraction nor a number.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: if it is neither.
     """
     if not (0 < size < 1 or (size >= 1 and size == int(size))):
         raise UsageError(
@@ -32,18 +32,18 @@ def subset_of(
     class_names: Sequence[str] | None,
     told: Sequence[str | bytes] | None = None,
 ) -> np.ndarray:
-    """Return the sorted positions of a part; of two sizes the smaller part is in the larger one.
+    """Return the sorted positions of a subset; of two sizes, the smaller subset is contained in the larger one.
 
     Args:
-        labels: of classes, integers (N,).
-        size: below 1 a share of every class, rounded, but one example at least; else a number a class.
-        seed: which part.
-        class_names: of the labels; None where these are no classes, of which no number a class can be had.
-        told: what tells the examples apart, where their order goes by a hash of it; None for a random order.
+        labels: class labels, integers (N,).
+        size: below 1 a fraction of every class, rounded, but at least one example; otherwise a number per class.
+        seed: selects the subset.
+        class_names: names of the labels; None if they are not classes, so that a number per class is impossible.
+        told: what distinguishes the examples, if their order is given by a hash of it; None for a random order.
 
     Raises:
-        UsageError: a number a class, and there are none.
-        DataError: a class has fewer examples than are wanted.
+        UsageError: for a number per class without classes.
+        DataError: if a class has too few examples.
 
     >>> labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     >>> half, one = (subset_of(labels, size, 0, class_names=("a", "b")) for size in (0.5, 1))

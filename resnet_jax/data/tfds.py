@@ -1,11 +1,11 @@
 """``tfds:NAME`` or ``tfds:NAME@DATA_DIR``: a prepared TensorFlow Datasets set, read without TensorFlow.
 
-Only the random-access format ``array_record`` can be read so; ``resnet-jax data prepare NAME`` writes it. Without
-DATA_DIR, TFDS looks where ``TFDS_DATA_DIR`` says, else in its default folder.
+Only the random-access format ``array_record`` is supported; ``resnet-jax data prepare NAME`` writes it. Without
+DATA_DIR, TFDS looks in ``TFDS_DATA_DIR``, or else in its default folder.
 
-The image and the class are those that the set names for supervised training (of cifar100 the fine ``label``, not the
-``coarse_label``), or the only image and class there are. Other features of an example, such as ``file_name``, ``id``
-or a bounding box, are left out, which a note says.
+The image and the class are those that the set defines for supervised training (for cifar100 the fine ``label``, not the
+``coarse_label``), or the only image and class there are. Other features of an example, such as ``file_name``, ``id`` or
+a bounding box, are left out, which a note reports.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ SPLITS = {"train": "train", "validation": "val", "val": "val", "valid": "val", "
 
 @dataclass(frozen=True, eq=False)
 class TfdsRecords:
-    """One split of a prepared set; images stay encoded until asked for.
+    """One split of a prepared set; images stay encoded until accessed.
 
     Attributes:
-        source: its examples, nothing of them decoded.
+        source: its examples, not decoded.
         labels: int32 (N,).
         image_key: the name of the image feature.
-        channels: 1 or 3; 0 for what is stored.
-        name: for messages.
+        channels: 1 or 3; 0 for the stored channels.
+        name: its name for messages.
         encoded_bytes: the size of all records.
-        pixels: ``uint8``, or ``stored``: what the images hold.
-        orientation: ``stored``, or ``exif``: turned upright.
+        pixels: ``uint8``, or ``stored`` for the contents of the images.
+        orientation: ``stored``, or ``exif`` to rotate images upright.
     """
 
     source: PreparedExamples
@@ -71,7 +71,7 @@ class TfdsRecords:
         return decode_file(self.encoded(index), self.channels, self.describe(index), self.pixels, self.orientation)
 
     def encoded(self, index: int) -> bytes:
-        """Return the bytes of image ``index``, as TFDS has them."""
+        """Return the bytes of image ``index``, as TFDS stores them."""
         return self.source[index][self.image_key]
 
     def describe(self, index: int) -> str:
@@ -87,11 +87,11 @@ def load_tfds(
 ) -> Dataset:
     """Open a prepared set and its labels, which reads each record the first time (see `tfds_labels`).
 
-    Splits other than train, validation and test are left out, and so is a split whose labels are all -1,
-    TFDS's mark for "not labelled" (ImageNet's test); the notes say so. A set with one split only is taken as ``all``.
+    Splits other than train, validation and test are left out, and so is a split whose labels are all -1, TFDS's mark
+    for "not labelled" (ImageNet's test); the notes report this. A set with a single split becomes ``all``.
 
     Raises:
-        DataError: unknown, not prepared, prepared in another format, or not images with one label.
+        DataError: if it is unknown, not prepared, prepared in another format, or not images with one label.
     """
     name, _, data_dir = location.partition("@")
     spec = f"tfds:{location}"

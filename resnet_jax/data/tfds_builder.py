@@ -1,4 +1,4 @@
-"""A set of TensorFlow Datasets by name: its builder, and what to do about one that is not prepared."""
+"""The builder of a TensorFlow Datasets set by name, and what to do about a set that is not prepared."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from resnet_jax.errors import DataError, nearest
 from resnet_jax.runtime.distribution import install
 
 INSTALL = install("tf")
-"""What brings TensorFlow, for the sets whose own code needs it."""
+"""How to install TensorFlow, for sets whose own code needs it."""
 
 
 def find_builder(name: str, data_dir: str | None) -> Any:
     """Return TFDS's builder of a set, prepared or not.
 
     Args:
-        name: as TFDS writes it: ``mnist``, ``imagenette/160px-v2``, ``cifar10:3.0.2``.
-        data_dir: where sets lie, or None for TFDS's default.
+        name: its name in TFDS: ``mnist``, ``imagenette/160px-v2``, ``cifar10:3.0.2``.
+        data_dir: where sets are stored, or None for TFDS's default.
 
     Raises:
-        DataError: there is no such set, configuration or version, or its code needs TensorFlow.
+        DataError: if there is no such set, configuration or version, or its code needs TensorFlow.
     """
     import tensorflow_datasets as tfds
 
@@ -49,15 +49,15 @@ def find_builder(name: str, data_dir: str | None) -> Any:
         raise DataError(f"tfds:{name}: {str(error).strip()}") from error
 
 
-#: What TFDS raises about files of its own that are damaged.
+#: Exceptions that TFDS raises about damaged files of its own.
 _FAULTS = (KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError)
 
 
 @contextlib.contextmanager
 def _known_features() -> Iterator[None]:
-    """Let the ``features.json`` of a prepared set name TFDS's own kinds of features and no module to import.
+    """Let the ``features.json`` of a prepared set name only TFDS's own kinds of features, not modules to import.
 
-    TFDS imports whatever module stands there, which runs its code.
+    TFDS imports any module named there, which runs its code.
     """
     from tensorflow_datasets.core.features import feature
 
@@ -77,7 +77,7 @@ def _known_features() -> Iterator[None]:
 
 
 def missing_module(error: ImportError) -> str:
-    """Return the name of what could not be imported, as people write it.
+    """Return the name of what could not be imported, in its usual spelling.
 
     >>> missing_module(ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow"))
     'TensorFlow'
@@ -88,15 +88,15 @@ def missing_module(error: ImportError) -> str:
 
 
 def prepared_where(builder: Any, name: str, data_dir: str | None) -> str:
-    """Return where a set that is not prepared is looked for, what lies there, and how to prepare it."""
+    """Return where an unprepared set is looked for, what is there, and how to prepare it."""
     where = data_dir or "the default folder of TFDS (TFDS_DATA_DIR)"
     folder = f" --data-dir {data_dir}" if data_dir else ""
     said = f"{where}; prepare it once with\n  resnet-jax data prepare {name}{folder}"
     remains = left_behind(builder)
-    return f"{said}\n(a preparation was stopped half-way: {remains[0]} can be removed)" if remains else said
+    return f"{said}\n(a preparation was interrupted: {remains[0]} can be removed)" if remains else said
 
 
 def left_behind(builder: Any) -> list[Path]:
-    """Return the folders that a preparation of this set left when it was killed, or that one under way writes."""
+    """Return the folders left by a killed preparation of this set, or being written by one in progress."""
     version = Path(builder.data_dir)
     return sorted(version.parent.glob(f"incomplete.*_{version.name}")) if version.parent.is_dir() else []

@@ -1,7 +1,7 @@
-"""The examples of a split that TFDS prepared, read at random from its ArrayRecord files, nothing of them decoded.
+"""The examples of a split prepared by TFDS, with random access to its ArrayRecord files, not decoded.
 
-TFDS's own source asks its files for each example in the slow way (see `record_file`) and builds a NumPy array of every
-feature; here only what is asked for is taken from the record, a ``tf.train.Example``.
+TFDS's own source reads each example in the slow way (see `record_file`) and builds a NumPy array for every feature;
+here only the requested features are taken from the record, a ``tf.train.Example``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from resnet_jax.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class PreparedExamples:
-    """Examples by index, each a dict of the bytes or the integer of the features that are wanted.
+    """Examples by index, each a dict with the bytes or the integer of the wanted features.
 
     Attributes:
-        files: of the split, in order.
+        files: files of the split, in order.
         keys: the features.
     """
 
@@ -31,7 +31,7 @@ class PreparedExamples:
 
     @functools.cached_property
     def ends(self) -> list[int]:
-        """How many examples there are up to the end of each file."""
+        """Number of examples up to the end of each file."""
         return list(itertools.accumulate(len(file) for file in self.files))
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ def _parse(record: bytes, keys: tuple[str, ...], where: str) -> dict[str, Any]:
     """Return features of a serialized ``tf.train.Example``: bytes, or an integer.
 
     Raises:
-        DataError: it is none, or has no such feature.
+        DataError: if it is not one, or has no such feature.
     """
     from google.protobuf.message import DecodeError
     from tensorflow_datasets.proto import tf_example_pb2
@@ -79,7 +79,7 @@ def open_split(builder: Any, split: str, keys: tuple[str, ...]) -> PreparedExamp
     """Open the files of a split.
 
     Raises:
-        DataError: a file is not there, cut short, or holds more or fewer examples than TFDS wrote down.
+        DataError: if a file is missing, truncated, or has a different number of examples than TFDS recorded.
     """
     info = builder.info.splits[split]
     files = tuple(RecordFile(str(path)) for path in sorted(info.filepaths, key=str))

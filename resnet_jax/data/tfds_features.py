@@ -14,10 +14,10 @@ class Chosen:
     """The features of a set that are read.
 
     Attributes:
-        image: the name of the image.
-        label: the name of the class.
-        channels: of the image, as the set says; None if it does not.
-        class_names: in label order.
+        image: name of the image feature.
+        label: name of the class feature.
+        channels: channels of the image, according to the set; None if unknown.
+        class_names: class names in label order.
         others: name and kind of the features that are left out.
     """
 
@@ -32,11 +32,11 @@ def choose_features(builder: Any, spec: str) -> Chosen:
     """Return the supervised pair, or the only image and the only class.
 
     Args:
-        builder: of the set.
-        spec: of the source, for messages.
+        builder: builder of the set.
+        spec: the source, for messages.
 
     Raises:
-        DataError: the set is not one of images with one class each; it says what it is.
+        DataError: if the set is not one of images with one class each; the message says what it is.
     """
     import tensorflow_datasets as tfds
 
@@ -75,7 +75,7 @@ def _kind(feature: Any) -> str:
 
 
 def _what(feature: Any, image_kind: type) -> str:
-    """Say what a label is that is no class."""
+    """Describe a label that is not a class."""
     if isinstance(feature, image_kind):
         return "an image with the class of every pixel (segmentation)"
     if feature is not None and _kind(feature) == "Sequence(ClassLabel)":

@@ -1,8 +1,8 @@
-"""The labels of a prepared TFDS set, kept so that not every record is read at every start (of ImageNet that is 150 GB).
+"""The labels of a prepared TFDS set, stored so that not every record is read at each start (150 GB for ImageNet).
 
-They lie in the user's cache directory beside a fingerprint of the files they were read from: name, size, inode and
-times of every shard, and what TFDS says about the set. A set that is prepared anew has another one, and is read again;
-a few records are compared besides. Nothing is kept if ``RESNET_JAX_CACHE`` is ``off`` or the directory cannot be
+They are in the user's cache directory with a fingerprint of the files they were read from: name, size, inode and times
+of every shard, and TFDS's metadata of the set. A set that is prepared again has another fingerprint and is read again;
+a few records are also compared. Nothing is stored if ``RESNET_JAX_CACHE`` is ``off`` or the directory cannot be
 written.
 """
 
@@ -22,20 +22,20 @@ from resnet_jax.runtime.plain_files import open_file, read_file
 from resnet_jax.runtime.plain_numpy import read_arrays
 
 READ_CHUNK = 1024
-"""Records read at a time while the labels are collected."""
+"""Number of records read at a time while the labels are collected."""
 PROBES = 32
-"""Records whose labels are compared with the kept ones, evenly spaced."""
+"""Number of evenly spaced records whose labels are compared with the stored ones."""
 
 _log = logging.getLogger(__name__)
 
 
 def read_labels(source: Any, key: str, builder: Any, split: str) -> np.ndarray:
-    """Return the labels of a split, int32 (N,): the kept ones if they are of these very files, else read and kept.
+    """Return the labels of a split, int32 (N,): the stored ones if they belong to these files, otherwise read anew.
 
     Args:
         source: TFDS's random-access source of the split.
-        key: the name of the label feature.
-        builder: the builder of the prepared set.
+        key: name of the label feature.
+        builder: builder of the prepared set.
         split: its name of the split.
     """
     found = fingerprint(builder, split, key)
@@ -51,7 +51,7 @@ def read_labels(source: Any, key: str, builder: Any, split: str) -> np.ndarray:
 
 
 def fingerprint(builder: Any, split: str, key: str) -> str | None:
-    """Return what tells the files of a split from any others; None if they cannot be looked at."""
+    """Return what identifies the files of a split; None if they cannot be examined."""
     facts: list[Any] = [1, split, key]
     try:
         directory = Path(builder.data_dir)
@@ -98,7 +98,9 @@ def _save(path: Path, found: str, labels: np.ndarray) -> None:
             np.savez(file, labels=labels, fingerprint=np.array(found))
         partial.replace(path)
     except OSError as error:
-        _log.warning("labels are not kept, and read again next time: %s: %s", path.parent, error.strerror or error)
+        _log.warning(
+            "labels are not stored, and will be read again next time: %s: %s", path.parent, error.strerror or error
+        )
 
 
 def _collect(source: Any, indices: Any, key: str) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""What the code of TFDS's image sets needs of TensorFlow while it prepares them, done without it.
+"""A substitute for the parts of TensorFlow that TFDS's image sets need during preparation.
 
-Most sets take two things from TensorFlow: files (``tf.io.gfile``) and the PNG encoder of arrays; ImageNet also has 23
-images in CMYK or PNG written anew as RGB JPEG of quality 100. All are lent for the time of a preparation. OpenCV does
-them: PNG is exact, those JPEGs are not to the bit what TensorFlow makes of them. Whatever else a set asks for raises
-``ImportError``, as it would.
+Most sets need two things from TensorFlow: files (``tf.io.gfile``) and the PNG encoder for arrays; ImageNet also has 23
+images in CMYK or PNG that are rewritten as RGB JPEG with quality 100. All are provided for the duration of a
+preparation, with OpenCV: PNG is exact, those JPEGs are not identical to TensorFlow's. Anything else that a set uses
+raises ``ImportError``, as it would otherwise.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from resnet_jax.data.decode import decode_image
 
 
 def tensorflow_installed() -> bool:
-    """Return whether TensorFlow can be imported; it is not imported."""
+    """Return whether TensorFlow can be imported, without importing it."""
     return importlib.util.find_spec("tensorflow") is not None
 
 
 def to_png(image: np.ndarray) -> bytes:
-    """Return an image (H, W, C) of 1, 3 or 4 channels, uint8 or uint16, as PNG, without loss.
+    """Return an image (H, W, C) with 1, 3 or 4 channels, uint8 or uint16, as lossless PNG.
 
     >>> from resnet_jax.data.decode import decode_image
     >>> image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
@@ -44,7 +44,7 @@ def to_png(image: np.ndarray) -> bytes:
 
 
 def to_rgb_jpeg(data: bytes, quality: int = 100) -> bytes:
-    """Return an image file written anew as RGB JPEG."""
+    """Return an image file rewritten as RGB JPEG."""
     import cv2
 
     image = decode_image(data, 3, "an image to be written anew as RGB JPEG")
@@ -56,7 +56,7 @@ def to_rgb_jpeg(data: bytes, quality: int = 100) -> bytes:
 
 @contextlib.contextmanager
 def lent(builder: Any) -> Iterator[None]:
-    """Lend a builder files and encoders while it prepares its set."""
+    """Provide a builder with files and encoders while it prepares its set."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import utils
     from tensorflow_datasets.core.utils import lazy_imports_utils
@@ -97,7 +97,7 @@ def _all_features(feature: Any) -> Iterator[Any]:
 
 
 class _Files:
-    """``tf`` with files of this machine and nothing else."""
+    """A ``tf`` with this machine's files and nothing else."""
 
     def __init__(self) -> None:
         self.io = SimpleNamespace(

@@ -1,8 +1,8 @@
 """TIFF files of any number of bands, which OpenCV reads wrongly or not at all: bands that are no colours, more than
 four of them, and bands of 16 bits in planes of their own.
 
-Strips and tiles, in one plane or several, uncompressed or compressed without loss: Deflate, PackBits, and LZW (in
-Python, about 2 MB a second). What is cut short or damaged is refused: every strip must unpack to its size.
+Strips and tiles, in one plane or several, uncompressed or losslessly compressed: Deflate, PackBits, and LZW (in Python,
+about 2 MB per second). Truncated or damaged files are rejected: every strip must unpack to its size.
 
 Source: TIFF revision 6.0 (Adobe, 1992), sections 2, 8, 9, 13, 14 and 15; Technical Note 3 for floating-point numbers.
 """
@@ -30,14 +30,14 @@ Tags = Mapping[int, tuple[int, ...]]
 
 
 def read_bands(data: bytes, where: str) -> np.ndarray:
-    """Return all bands of the first image of a TIFF, (height, width, bands), as they are stored.
+    """Return all bands of the first image of a TIFF, (height, width, bands), as stored.
 
     Args:
-        data: the whole file; that its pixels fit in memory has been checked.
+        data: the whole file; it has been checked that its pixels fit in memory.
         where: the file, for messages.
 
     Raises:
-        DataError: broken, or stored in a way that is not read here; it says which.
+        DataError: if it is broken, or stored in an unsupported way; the message says which.
     """
     try:
         tags = tiff_tags(data, most=len(data) // 2)
@@ -73,7 +73,7 @@ def _dtype(tags: Tags, data: bytes, where: str) -> np.dtype:
 
 
 def _plane(data: bytes, tags: Tags, plane: int, planes: int, within: int, dtype: np.dtype, where: str) -> np.ndarray:
-    """Return one plane, (rows, columns, within), perhaps with the padding of tiles."""
+    """Return one plane, (rows, columns, within), possibly with the padding of tiles."""
     width, height = tags[WIDTH][0], tags[HEIGHT][0]
     tiled = TILE_WIDTH in tags and TILE_HEIGHT in tags
     if tiled:
@@ -102,7 +102,7 @@ def _plane(data: bytes, tags: Tags, plane: int, planes: int, within: int, dtype:
 
 
 def _unpack(packed: bytes, method: int, size: int) -> bytes:
-    """Return the bytes of a strip or tile, of which there should be ``size``; as far as they could be unpacked."""
+    """Return the bytes of a strip or tile, which should be ``size`` bytes; as far as they could be unpacked."""
     match LOSSLESS[method]:
         case "none":
             return packed[:size]
@@ -170,7 +170,7 @@ def _unpack_lzw(packed: bytes, size: int) -> bytes:
 
 
 def _unpredicted(lines: np.ndarray, predictor: int, within: int, dtype: np.dtype, where: str) -> np.ndarray:
-    """Return the samples of lines of bytes (rows, tiles, bytes), undoing the differences they may be stored as."""
+    """Return the samples of lines of bytes (rows, tiles, bytes), undoing the differencing they may be stored with."""
     rows, across, _ = lines.shape
     match predictor:
         case 1:

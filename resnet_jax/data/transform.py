@@ -1,7 +1,7 @@
-"""The geometry of one example on the host, randomness from a generator passed in; masks and boxes move with the image.
+"""The geometry of one example on the host, with randomness from a given generator; masks and boxes move with the image.
 
-`random_resized_box` is the crop of C. Szegedy et al., Going Deeper with Convolutions (CVPR 2015, section 6)
-with the numbers of fb.resnet.torch and torchvision's RandomResizedCrop.
+`random_resized_box` is the crop of C. Szegedy et al., Going Deeper with Convolutions (CVPR 2015, section 6) with the
+constants of fb.resnet.torch and torchvision's RandomResizedCrop.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from resnet_jax.data.rng import CROP, HOST, generator
 from resnet_jax.errors import UsageError
 
 EVAL_CENTRE = 0.875
-"""Part of the shorter side that evaluation sees after `random_resized` training: 224 of 256."""
+"""Fraction of the shorter side that evaluation sees after `random_resized` training: 224 of 256."""
 SCALE, RATIO, TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 Interpolation = Literal["area", Filter]
-"""``area``: :func:`resize`; ``bilinear`` and ``bicubic``: as torchvision resizes images and cuts out their centre."""
+"""``area``: :func:`resize`; ``bilinear`` and ``bicubic``: as torchvision resizes and center-crops images."""
 
 
 class HostTransform(Protocol):
-    """What is done to one example on the host, in NumPy, before it is batched. Frozen and hashable."""
+    """A transform of one example on the host, in NumPy, before batching. Frozen and hashable."""
 
     def apply(self, example: Example, rng: np.random.Generator, spec: Spec, /) -> Example:
-        """Return the example transformed, of the same shapes and dtypes; the one that is given stays as it is.
+        """Return the transformed example, with the same shapes and dtypes; the given one is not modified.
 
         Args:
             example: one example.
-            rng: of this transform, example and epoch.
-            spec: what its fields are.
+            rng: random generator of this transform, example and epoch.
+            spec: the meaning of its fields.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How an image of any size becomes one of the network's size.
+    """How an image of any size is converted to the network's size.
 
     =================  ======================================  ==============================================
     ``train``          training                                evaluation
@@ -50,26 +50,26 @@ class Geometry:
     "random_resized"   random part of the image, to S x S      shorter side to round(S / 0.875), centre crop
     =================  ======================================  ==============================================
 
-    Evaluation leaves an image that is S x S already untouched, pixel for pixel. The 0.875 margin goes with
-    random resized training only: it makes objects appear as large as training showed them, and on small
-    images (CIFAR, digits) it would cut away content for nothing.
+    Evaluation leaves an S x S image untouched, pixel for pixel. The 0.875 margin is used only with random resized
+    training: it makes objects appear as large as in training, and on small images (CIFAR, digits) it would discard
+    content for nothing.
 
-    With ``resize`` both bring all of an image to that height and width, stretched where its sides are in another ratio.
-    With ``eval_side`` evaluation brings the shorter side to that, and with ``interpolation`` it resizes and cuts as
-    those did who published weights: Pillow's filter, the longer side rounded down, the cut rounded to even.
+    With ``resize``, both bring the whole image to that height and width, stretched if its aspect ratio differs. With
+    ``eval_side``, evaluation resizes the shorter side to that, and with ``interpolation`` it resizes and crops as for
+    published weights: Pillow's filter, the longer side rounded down, the crop position rounded to even.
 
     Attributes:
-        image_size: S, pixels; None to keep the stored size, which must then be the same for all images.
+        image_size: S in pixels; None to keep the stored size, which must then be the same for all images.
         train: what training does.
         before: host transforms of training, in order, on the stored example.
-        after: host transforms of training, in order, on what has the network's size.
-        resize: height and width in place of ``image_size``; nothing is cut off.
-        eval_side: pixels that evaluation brings the shorter side to; None: as in the table.
+        after: host transforms of training, in order, on the resized example.
+        resize: height and width instead of ``image_size``; nothing is cropped.
+        eval_side: pixels that evaluation resizes the shorter side to; None: as in the table.
         interpolation: how evaluation resizes.
 
     Raises:
-        UsageError: a size below 1, an unknown ``train``, random crops without a size, two sizes, or a crop larger than
-            what it is cut from.
+        UsageError: for a size below 1, an unknown ``train``, random crops without a size, two sizes, or a crop larger
+            than the image.
     """
 
     image_size: int | None = None
@@ -102,7 +102,7 @@ class Geometry:
 
     @property
     def shorter_side(self) -> int:
-        """Pixels that the shorter side of an image is brought to in evaluation, before the centre is cut out."""
+        """Pixels that evaluation resizes the shorter side of an image to, before the center is cropped."""
         size = self.image_size or 0
         if self.eval_side is not None:
             return self.eval_side
@@ -120,8 +120,8 @@ class Geometry:
         """Apply the training geometry.
 
         Args:
-            example: as it is stored.
-            spec: what its fields are.
+            example: the example as stored.
+            spec: the meaning of its fields.
             address: seed, epoch and index, on which alone the random part depends.
         """
         seed, epoch, index = address
@@ -141,7 +141,7 @@ class Geometry:
         return _warped(example, spec, box, (self.image_size, self.image_size), self.image_size)
 
     def train_image(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Apply the resize and crop of training to an image (height, width, channels) alone."""
+        """Apply the training resize and crop to a single image (height, width, channels)."""
         if self.train != "random_resized":
             return self.eval_image(image)
         return self._random_part({"image": image}, {}, rng)["image"]
@@ -149,7 +149,7 @@ class Geometry:
     def eval_example(self, example: Example, spec: Spec) -> Example:
         """Apply the evaluation geometry; the same every time.
 
-        Where the whole image is shown every true box counts, however small it becomes.
+        If the whole image is shown, every ground-truth box counts, however small it becomes.
         """
         return self._fixed(example, spec, WHOLE)
 
@@ -165,7 +165,7 @@ class Geometry:
         return _warped(example, spec, (0, 0, *sides), to, self.image_size, cut, self.interpolation)
 
     def _centre_of(self, sides: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Return to what height and width evaluation brings an image, and what it cuts off at top and left."""
+        """Return the height and width that evaluation resizes an image to, and what it crops at top and left."""
         assert self.image_size is not None
         shorter = self.shorter_side
         if self.interpolation == "area":
@@ -175,11 +175,11 @@ class Geometry:
         return (height, width), (round((height - self.image_size) / 2), round((width - self.image_size) / 2))
 
     def boxes_as_stored(self, boxes: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
-        """Return boxes (n, 4) that were found in what :meth:`eval_image` gives as boxes of the stored image.
+        """Return boxes (n, 4) found in the output of :meth:`eval_image` as boxes of the stored image.
 
         Args:
             boxes: top, left, bottom, right in pixels.
-            sides: height and width of the stored image; boxes are cut off at its border.
+            sides: height and width of the stored image, at whose border boxes are clipped.
         """
         if self.resize is not None:
             scale, shift = np.divide(sides, self.resize), np.zeros(2)
@@ -192,12 +192,12 @@ class Geometry:
         return np.clip(found, 0, [*sides, *sides])
 
     def eval_image(self, image: np.ndarray) -> np.ndarray:
-        """Apply the evaluation geometry to an image (height, width, channels) alone."""
+        """Apply the evaluation geometry to a single image (height, width, channels)."""
         return self.eval_example({"image": image}, {})["image"]
 
 
 AS_STORED = Geometry()
-"""No geometry at all, the default: images are stored in the size the network gets."""
+"""No geometry, the default: images are stored in the network's size."""
 
 
 def _sides(example: Example) -> tuple[int, int]:
@@ -219,9 +219,9 @@ def _warped(
     interpolation: Interpolation = "area",
     least_side: float = LEAST_SIDE,
 ) -> Example:
-    """Cut out a box, bring it to a height and width, and keep ``size`` x ``size`` of that behind ``cut``, or all.
+    """Cut out a box, resize it to a height and width, and keep ``size`` x ``size`` of that from ``cut`` on, or all.
 
-    Masks are cut alike and resized to the nearest pixel; boxes are moved and cut off at the border, and those of which
+    Masks are cut alike and resized to the nearest pixel; boxes are moved and clipped at the border, and those of which
     nothing is left lose their label.
     """
     top, left, height, width = box
@@ -249,10 +249,10 @@ def _warped(
 
 
 def resize(image: np.ndarray, height: int, width: int, *, nearest: bool = False) -> np.ndarray:
-    """Resize (h, w, c): pixel areas averaged when both sides shrink (no aliasing), else bilinear; or the nearest pixel.
+    """Resize (h, w, c): area averaging if both sides shrink (no aliasing), otherwise bilinear; or the nearest pixel.
 
     Raises:
-        UsageError: values of a dtype that OpenCV does not resize.
+        UsageError: for a dtype that OpenCV does not resize.
     """
     import cv2
 
@@ -272,16 +272,16 @@ def resize(image: np.ndarray, height: int, width: int, *, nearest: bool = False)
 def random_resized_box(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
     """Draw a box of random area and aspect ratio inside an image.
 
-    Area is uniform in 0.08 .. 1 of the image's, the ratio width / height log-uniform in 3/4 .. 4/3; a box
-    that does not fit is drawn again, ten times, then the largest centred box of an allowed ratio is taken.
+    The area is uniform in 0.08 .. 1 of the image's, the ratio width / height log-uniform in 3/4 .. 4/3. A box that does
+    not fit is drawn again, up to ten times; then the largest centered box with an allowed ratio is used.
 
     Args:
-        height: of the image, pixels.
-        width: of the image, pixels.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
         rng: only ``rng.random()`` is drawn from it.
 
     Returns:
-        (top, left, height, width) of the box, pixels; never empty, never outside.
+        (top, left, height, width) of the box in pixels; never empty, never outside.
     """
     low, high = math.log(RATIO[0]), math.log(RATIO[1])
     for _ in range(TRIES):

@@ -1,8 +1,9 @@
 """Transforms by name: an augmentation is an ordered list of them, written as text: ``random_crop(pad=4)``, ``flip``.
 
 A transform is a frozen dataclass whose ``apply`` works on one example on the host, in NumPy, or on a batch on the
-device, in JAX; its ``where`` says which. What is done on the host comes first, and normalization by itself: before the
-first transform that works on normalized images, or at the end. :func:`register_transform` makes one of your own.
+device, in JAX, as given by its ``where``. Host transforms come first, and normalization is inserted automatically:
+before the first transform that works on normalized images, or at the end. Use :func:`register_transform` to add your
+own.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ Needs = Literal["pixels", "normalized", "any"]
 
 
 class DeviceTransform(Protocol):
-    """What is done to a batch inside the compiled step. Frozen and hashable.
+    """A transform of a batch inside the compiled step. Frozen and hashable.
 
     Attributes:
         where: ``device``.
-        needs: inputs as they are stored (``pixels``), normalized ones, or either.
-        stream: folded into the key of the run, so that its draws are its own.
-        mixes: whether labels come out as rows of shares (mixup); classes are then given one-hot.
+        needs: inputs as stored (``pixels``), normalized ones, or either.
+        stream: folded into the key of the run, so that its random draws are independent.
+        mixes: whether labels become rows of shares (mixup); classes are then given one-hot.
     """
 
     where: ClassVar[Literal["host", "device"]]
@@ -41,12 +42,12 @@ class DeviceTransform(Protocol):
     mixes: ClassVar[bool]
 
     def apply(self, batch: dict[str, Any], keys: Any, spec: Spec, /) -> dict[str, Any]:
-        """Return the batch transformed.
+        """Return the transformed batch.
 
         Args:
-            batch: arrays (b, ...), ``image`` among them.
-            keys: one JAX key an example, (b,), of seed, epoch and index: draw from it under ``jax.vmap``.
-            spec: what the fields are; masks and boxes have to move with the image.
+            batch: arrays (b, ...), including ``image``.
+            keys: one JAX key per example, (b,), from seed, epoch and index: draw from it under ``jax.vmap``.
+            spec: the meaning of the fields; masks and boxes must move with the image.
         """
         ...
 
@@ -59,13 +60,13 @@ _OURS = "resnet_jax.data.augmentations"
 
 
 def register_transform(name: str) -> Callable[[Kind], Kind]:
-    """Give a transform a name to be written by, in ``data.augment``.
+    """Register a transform under a name for ``data.augment``.
 
     Args:
         name: letters, digits and underscores.
 
     Raises:
-        UsageError: another class has the name, or the class is no transform.
+        UsageError: if another class has the name, or the class is not a transform.
     """
 
     def register(kind: Kind) -> Kind:
@@ -87,7 +88,7 @@ def _table() -> Registry[type]:
 
 
 def list_transforms() -> list[str]:
-    """Return how every transform is written.
+    """Return the syntax of every transform.
 
     >>> "cutout(side)" in list_transforms(), "random_resized_crop" in list_transforms()
     (True, True)
@@ -96,7 +97,7 @@ def list_transforms() -> list[str]:
 
 
 def transform_names() -> str:
-    """Return the names of all transforms with the arguments that each needs, in a row.
+    """Return the names of all transforms with their required arguments, in a list.
 
     >>> "random_crop(pad), random_erasing, random_resized_crop" in transform_names()
     True
@@ -110,10 +111,10 @@ def _needed(name: str) -> str:
 
 
 def parse_transform(text: str) -> Transform:
-    """Return the transform that a text names: its name, and in parentheses numbers, texts and the like.
+    """Return the transform for a text: its name, and in parentheses arguments such as numbers and strings.
 
     Raises:
-        UsageError: no such transform or argument, or a value that it cannot have; with what can be.
+        UsageError: for an unknown transform or argument, or an invalid value; the message says what is possible.
 
     >>> parse_transform("random_crop(pad=4)")
     RandomCrop(where='device', pad=4, border='zeros')
@@ -166,7 +167,7 @@ _KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: 
 
 
 def _made(kind: type, name: str, given: Mapping[str, Any]) -> Transform:
-    """Build a transform; numbers are of the kind that the field says."""
+    """Build a transform; numbers are converted to the type of the field."""
     values, hints = dict(given), typing.get_type_hints(kind)
     for field, value in given.items():
         hint, values[field] = _without_none(hints[field], value), value
@@ -187,7 +188,7 @@ def _made(kind: type, name: str, given: Mapping[str, Any]) -> Transform:
 
 
 def _without_none(hint: Any, value: Any) -> Any:
-    """Return the kind that a value has to have; None where it may be missing, and is."""
+    """Return the required type of a value; None where it may be missing, and is."""
     arms = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     if value is None and type(None) in arms:
         return None
@@ -196,7 +197,7 @@ def _without_none(hint: Any, value: Any) -> Any:
 
 
 def _arguments(kind: type) -> list[dataclasses.Field]:
-    """Return the arguments of a transform as they are written: those by place, then those by name alone."""
+    """Return the arguments of a transform as written: positional ones, then keyword-only ones."""
     return sorted(dataclasses.fields(kind), key=lambda field: field.kw_only is True)
 
 
@@ -224,7 +225,7 @@ def transform_name(transform: Any) -> str:
 
 
 def write_transform(transform: Any) -> str:
-    """Return the text that :func:`parse_transform` reads as this transform.
+    """Return the text that :func:`parse_transform` parses as this transform.
 
     >>> write_transform(parse_transform("mixup(alpha=1, probability=0.5)"))
     'mixup(1.0, probability=0.5)'
@@ -242,12 +243,12 @@ def write_transform(transform: Any) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """A list of transforms, divided by where they are done.
+    """A list of transforms, divided by where they run.
 
     Attributes:
         before: on the host, on the stored example.
-        random_resized: whether a random part is brought to the network's size, between the two.
-        after: on the host, on what has the network's size.
+        random_resized: whether a random part is resized to the network's size, between the two.
+        after: on the host, on the resized example.
         device: on the device, in order.
     """
 
@@ -258,10 +259,10 @@ class Augmentation:
 
 
 def divide(texts: Iterable[str], *, name: str = "data.augment") -> Augmentation:
-    """Return the transforms of a list, by where they are done.
+    """Return the transforms of a list, by where they run.
 
     Raises:
-        UsageError: one that cannot be read, or an order that cannot be had.
+        UsageError: for one that cannot be parsed, or an impossible order.
 
     >>> divide(["random_resized_crop", "flip"]).random_resized
     True
@@ -304,10 +305,10 @@ which is done on the device: put it before
 
 
 def canonical(texts: Iterable[str], *, name: str = "data.augment") -> tuple[str, ...]:
-    """Return the list as it is written back: every transform in its one form.
+    """Return the list in normalized form: every transform in its one spelling.
 
     Raises:
-        UsageError: as :func:`divide`.
+        UsageError: as for :func:`divide`.
 
     >>> canonical(["random_crop( pad = 4 )", "flip()"])
     ('random_crop(4)', 'flip')
@@ -318,15 +319,15 @@ def canonical(texts: Iterable[str], *, name: str = "data.augment") -> tuple[str,
 
 
 def doc_of(name: str) -> str:
-    """Return the first line of what is said of a transform."""
+    """Return the first line of a transform's docstring."""
     return (inspect.getdoc(_table()[name]) or "").split("\n")[0]
 
 
 def transform_table(package: str = "resnet_jax.") -> str:
-    """Return the transforms of a package as a table in Markdown: how each is written, where it is done, what it does.
+    """Return the transforms of a package as a Markdown table: syntax, where they run, what they do.
 
     Args:
-        package: what the names of their modules begin with.
+        package: prefix of the names of their modules.
     """
     rows = ["| transform | runs on | what it does |", "|---|---|---|"]
     for name, kind in sorted(_table().items()):

@@ -1,11 +1,11 @@
-"""Examples that cannot be read: one stops the run, or it is left out, counted, listed and reported.
+"""Unreadable examples: either one stops the run, or they are skipped, counted, listed and reported.
 
-In training another example takes the place of one that is left out: the next in the order of training that can be
-read. So a batch stays a function of the step alone, its shape stays, and a resumed run gets the same batches. In
-evaluation its row counts nowhere (``mask`` is False).
+In training, another example replaces a skipped one: the next readable one in the training order. So a batch stays a
+function of the step alone, its shape is constant, and a resumed run gets the same batches. In evaluation its row counts
+nowhere (``mask`` is False).
 
-What counts as unreadable is what a source raises :class:`~resnet_jax.errors.DataError` for when an example is asked
-for: a file that is gone, cut short or no image. An image of another size than the others is readable, and stops.
+An example is unreadable if the source raises :class:`~resnet_jax.errors.DataError` for it: a file that is gone,
+truncated or not an image. An image with a different size than the others is readable, and stops the run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from resnet_jax.errors import DataError
 OnCorrupt = Literal["stop", "skip"]
 
 SHARE = 0.01
-"""Of a split that may be left out before the run stops all the same."""
+"""Fraction of a split that may be skipped before the run stops anyway."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class LeftOut:
     """An example that could not be read.
 
     Attributes:
-        split: of the data, such as ``train``.
-        index: in that split.
-        where: as the source describes it: its file, mostly.
-        reason: why, as the source said it.
+        split: its split, such as ``train``.
+        index: its index in the split.
+        where: the source's description of it: usually its file.
+        reason: why, according to the source.
     """
 
     split: str
@@ -43,13 +43,13 @@ class LeftOut:
 
 @dataclass(eq=False)
 class Unreadable:
-    """The examples of one split that could not be read, each once, whoever met them. Threads may share it.
+    """The unreadable examples of one split, each once, whoever encountered them. Threads may share it.
 
     Args:
-        split: of the data, for messages.
-        total: examples of the split.
-        share: of them that may be left out.
-        told: called with each one when it is first met.
+        split: the split, for messages.
+        total: number of examples of the split.
+        share: fraction of them that may be skipped.
+        told: called with each one when it is first encountered.
 
     >>> lost = Unreadable("test", total=200)
     >>> lost.add(3, "b.jpg", "b.jpg: the file is empty")
@@ -69,7 +69,7 @@ class Unreadable:
         """Count an example.
 
         Raises:
-            DataError: there are more than the share now.
+            DataError: if there are now more than allowed.
         """
         with self._lock:
             if index in self._found:
@@ -98,7 +98,7 @@ class Unreadable:
         return index in self._found
 
     def said(self) -> str:
-        """Say how many were left out and name the first; empty if none was."""
+        """Return how many were skipped, with the name of the first; empty if there were none."""
         if not (entries := self.entries):
             return ""
         count = len(entries)
@@ -110,7 +110,7 @@ class Unreadable:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what worker processes need: they tell what they find, and the first process counts and judges."""
+        """Return what worker processes need: they report what they find, and the main process counts and decides."""
         return {
             "split": self.split,
             "total": self.total,
@@ -124,7 +124,7 @@ class Unreadable:
 
 
 def unreadable_in(records: Source) -> dict[int, str]:
-    """Return the examples of a source in memory that could not be read when it was filled, and why."""
+    """Return the examples of an in-memory source that could not be read when it was filled, and why."""
     if isinstance(records, ArrayRecords):
         return dict(records.unreadable)
     if isinstance(records, Subset) and (whole := unreadable_in(records.records)):
@@ -133,14 +133,14 @@ def unreadable_in(records: Source) -> dict[int, str]:
 
 
 def first_readable(records: Source, unreadable: Unreadable | None) -> tuple[int, Any]:
-    """Return the first example that can be read, and its index.
+    """Return the first readable example, and its index.
 
     Args:
         records: any source.
         unreadable: counts those before it; None to stop at the first one.
 
     Raises:
-        DataError: the first example cannot be read and must be, or too many cannot be, or there are none.
+        DataError: if the first example cannot be read but must be, too many cannot be, or there are none.
     """
     if not len(records):
         raise DataError("there are no examples")
@@ -156,7 +156,7 @@ def read_or_count(records: Source, index: int, unreadable: Unreadable) -> Any:
     """Return example ``index``; None if it cannot be read, which is then counted.
 
     Raises:
-        DataError: too many cannot be read.
+        DataError: if too many cannot be read.
     """
     if index in unreadable:
         return None

@@ -1,4 +1,4 @@
-"""Whether images that are read as they are needed can all be decoded: looked at before training where that is quick."""
+"""Whether images that are read on demand can all be decoded; checked before training if that is quick."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from resnet_jax.data.view import View
 from resnet_jax.errors import DataError
 
 LIMIT_BYTES = 1 << 30
-"""Size of the files that are still decoded once to see whether they can be: about 9,000 photographs of ImageNet's kind,
-which takes two cores half a minute to a minute."""
+"""Total size of the files up to which they are all decoded once as a check: about 9,000 photographs like ImageNet's,
+which take two cores half a minute to a minute."""
 CHUNK = 64
 
 
@@ -25,20 +25,20 @@ def check_readable(
     threads: int | None = None,
     unreadable: Unreadable | None = None,
 ) -> bool:
-    """Decode every image once and throw the pixels away.
+    """Decode every image once and discard the pixels.
 
     Args:
-        records: any records; those in memory have nothing to check.
-        geometry: as for the batches: without a size of its own, all images must have one shape.
-        limit_bytes: of encoded images to read at most; of more, none is read.
-        threads: decoding threads; None for one a processor.
-        unreadable: counts what cannot be read; None to stop at it.
+        records: any records; those in memory need no check.
+        geometry: as for the batches; without a size of its own, all images must have the same shape.
+        limit_bytes: maximum size of encoded images to read; if there are more, none are read.
+        threads: decoding threads; None for one per processor.
+        unreadable: counts unreadable examples; None to stop at one.
 
     Returns:
-        Whether all images are known to be readable; False if there are too many to look at.
+        Whether all images are known to be readable; False if there are too many to check.
 
     Raises:
-        DataError: an image is unreadable, or too many are, or one is of another size; of several, the first.
+        DataError: if an image is unreadable, too many are, or one has another size; if several, the first is reported.
     """
     if in_memory(records):
         return True
@@ -67,7 +67,7 @@ def check_readable(
 
 
 def encoded_bytes(records: Records) -> int | None:
-    """Return how many bytes the encoded images take; of a subset its share by count; None if it is not known."""
+    """Return the size of the encoded images in bytes; for a subset, in proportion to its count; None if unknown."""
     if isinstance(records, Subset):
         whole = encoded_bytes(records.records)
         return None if whole is None else int(np.ceil(whole * len(records) / max(len(records.records), 1)))

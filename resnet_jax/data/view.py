@@ -1,4 +1,4 @@
-"""A source seen through a geometry: every field has one shape, or the error says which example has another."""
+"""A source seen through a geometry: every field has the same shape in all examples, or the error names an exception."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from resnet_jax.data.transform import Geometry
 from resnet_jax.data.unreadable import Unreadable, first_readable, read_or_count
 from resnet_jax.errors import DataError
 
-#: A row -> index and epoch of the examples that may stand in for its own, the first choice first.
+#: A row -> index and epoch of the examples that may replace its own, in order of preference.
 Others: TypeAlias = Callable[[int], Iterator[tuple[int, int]]]
 
 
 class View:
-    """Examples ready to be stacked; the first example, through the geometry, decides the shapes.
+    """Examples ready to be stacked; the first example, through the geometry, determines the shapes.
 
     Attributes:
-        shape: of every input, channels last: (height, width, channels) of images.
-        fields: name -> shape and dtype of every field but the label, the input first.
-        spec: of the source.
-        stored: whether the source holds exactly these examples in memory, so that nothing is done an example.
-        first: the example whose shapes all have: the first that can be read.
+        shape: shape of every input, channels last: (height, width, channels) for images.
+        fields: name -> shape and dtype of every field except the label, the input first.
+        spec: fields of the source.
+        stored: whether the source holds exactly these examples in memory, so that no work is needed per example.
+        first: the example whose shapes all must have: the first readable one.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class View:
 
     @property
     def example_bytes(self) -> int:
-        """Bytes of one example without its label."""
+        """Size in bytes of one example without its label."""
         return sum(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize for shape, dtype in self.fields.values())
 
     def image(self, index: int, epoch: int = 0) -> np.ndarray:
@@ -56,10 +56,10 @@ class View:
         return self.example(index, epoch)["image"]
 
     def example(self, index: int, epoch: int = 0) -> Example:
-        """Return example ``index``; its random part depends on (seed, epoch, index) alone.
+        """Return example ``index``; its random part depends only on (seed, epoch, index).
 
         Raises:
-            DataError: unreadable, or a field of another shape or dtype than that of the first example.
+            DataError: if it is unreadable, or a field differs in shape or dtype from the first example.
         """
         example = self._seen(self.records[index], index, epoch)
         self._check(example, index)
@@ -107,27 +107,27 @@ class View:
         return self.examples(indices, epoch)["image"]
 
     def examples(self, indices: np.ndarray, epoch: int | np.ndarray = 0) -> Example:
-        """Return the examples at ``indices`` stacked: every field but the label, (len(indices), ...).
+        """Return the examples at ``indices`` stacked: every field except the label, (len(indices), ...).
 
         Args:
             indices: (B,) integers.
-            epoch: of all of them, or of each, (B,).
+            epoch: the epoch of all of them, or of each, (B,).
         """
         return self.read(indices, epoch)[0]
 
     def read(
         self, indices: np.ndarray, epoch: int | np.ndarray = 0, others: Others | None = None
     ) -> tuple[Example, np.ndarray, np.ndarray]:
-        """Return examples stacked, and which they are: where some may be unreadable, maybe others than those asked for.
+        """Return examples stacked, and which they are: if some are unreadable, possibly others than requested.
 
         Args:
-            indices: those asked for, (B,).
-            epoch: of all of them, or of each, (B,): of their random part.
-            others: row -> index and epoch of examples to take, the first that can be read, where that row's cannot;
-                None leaves such a row at zeros and gives it the index -1.
+            indices: the requested ones, (B,).
+            epoch: the epoch of all of them, or of each, (B,), for their random part.
+            others: row -> index and epoch of examples that may replace that row's if it is unreadable, the first
+                readable one is used; None leaves such a row at zeros with the index -1.
 
         Returns:
-            Every field but the label, (B, ...), and the indices and epochs, (B,).
+            Every field except the label, (B, ...), and the indices and epochs, (B,).
         """
         epochs = np.broadcast_to(epoch, len(indices))
         if self.stored and (gathered := gather(self.records, indices)) is not None:
@@ -155,7 +155,7 @@ class View:
     def _readable(
         self, index: int, epoch: int, others: Iterator[tuple[int, int]] | None, unreadable: Unreadable
     ) -> tuple[int, int, Example | None]:
-        """Return index, epoch and example: of the one asked for, or of the first of the others that can be read."""
+        """Return index, epoch and example: of the requested one, or of the first readable one of the others."""
         stored = read_or_count(self.records, index, unreadable)
         if others is None:
             return (-1 if stored is None else index), epoch, stored

@@ -2,7 +2,7 @@
 
     python -m resnet_jax.data.worker COMMANDS REPLIES HEAD PAYLOAD MEMORY
 
-All are file descriptors. It ends when there is nobody left to send commands, and never writes to standard output.
+All are file descriptors. It ends when nobody is left to send commands, and never writes to standard output.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from resnet_jax.runtime.malloc import keep_freed_memory
 
 
 class _Maker:
-    """Makes batches into their places and says so."""
+    """Makes batches into their slots and reports them."""
 
     def __init__(self, batches: Any, slots: Slots, replies: Connection) -> None:
         self._batches, self._slots, self._replies = batches, slots, replies
@@ -31,7 +31,7 @@ class _Maker:
         self._told = 0 if batches.unreadable is None else len(batches.unreadable)
 
     def make(self, step: int, slot: int) -> None:
-        """Make the batch of a step, or say why not."""
+        """Make the batch of a step, or report why it failed."""
         try:
             batch = self._batches.batch(step)
             for name, view in self._slots.views(slot).items():
@@ -49,7 +49,7 @@ class _Maker:
 
 
 def _sendable(error: Exception) -> Exception:
-    """Return an error that survives pickling, itself where it does."""
+    """Return an error that survives pickling, itself if it does."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -58,7 +58,7 @@ def _sendable(error: Exception) -> Exception:
 
 
 def main() -> None:
-    """Open the source, then make what is asked for until nobody asks."""
+    """Open the source, then make the requested batches until nobody asks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the first process, which closes this one
     command_fd, reply_fd, head_fd, payload_fd, memory_fd = map(int, sys.argv[1:])
     os.dup2(2, 1)  # what somebody's transform prints

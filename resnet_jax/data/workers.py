@@ -1,8 +1,8 @@
-"""Worker processes for batches: each makes whole batches by step, which come back through shared memory.
+"""Worker processes for batches: each makes whole batches by step, which are returned through shared memory.
 
-For sources and transforms that hold Python's lock, so that threads wait for each other. A worker is a new interpreter
-that imports what this one has imported by ``--imports`` and opens the source anew from its pickled form; it does not
-run the main program again, as those of :mod:`multiprocessing` do, and holds no JAX.
+They are for sources and transforms that hold Python's GIL, so that threads would wait for each other. A worker is a new
+interpreter that imports what this one has imported by ``--imports`` and opens the source from its pickled form; unlike
+those of :mod:`multiprocessing`, it does not run the main program again, and does not load JAX.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from resnet_jax.errors import RunError, UsageError
 from resnet_jax.runtime.imports import imported_modules
 
 PATIENCE = 3.0
-"""Seconds that a worker has to end by itself when it is no longer needed."""
+"""Seconds that a worker has to end on its own when it is no longer needed."""
 
 
 @dataclass(eq=False)
 class _Worker:
-    """One process, and how much it has to do."""
+    """One process, and its pending work."""
 
     process: subprocess.Popen[bytes]
     commands: Connection
@@ -70,9 +70,9 @@ def in_processes(batches: Steps, steps: range, *, workers: int, threads: int, pr
     """Yield the batches of steps in order, made by worker processes; see :func:`.executor.in_order`.
 
     Raises:
-        UsageError: the source or a transform cannot be sent to another process.
-        DataError: as ``batches.batch``, in place of the batch that failed.
-        RunError: a worker process ended.
+        UsageError: if the source or a transform cannot be sent to another process.
+        DataError: as for ``batches.batch``, in place of the batch that failed.
+        RunError: if a worker process ended.
     """
     if os.name != "posix":
         raise UsageError(f"data.workers {workers} needs a system that hands open files to processes; use data.threads")
@@ -154,7 +154,7 @@ def _reply(worker: _Worker, workers: int) -> tuple[str, Any, int, int, list[Any]
 
 
 def _ended(process: subprocess.Popen[bytes]) -> str:
-    """Say how a worker ended."""
+    """Describe how a worker ended."""
     try:
         status = process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
@@ -168,5 +168,5 @@ def _ended(process: subprocess.Popen[bytes]) -> str:
                 ", as the system ends processes when memory runs out (fewer data.workers, or data.threads, need less)"
             )
     return (
-        f"the data worker process {process.pid} was ended {how}; nothing is lost: the run goes on from its checkpoint"
+        f"the data worker process {process.pid} was ended {how}; nothing is lost: the run resumes from its checkpoint"
     )

@@ -1,7 +1,7 @@
-"""What a recipe says about itself: where it comes from, what was published, and what it promises here.
+"""What a recipe says about itself: where it comes from, what was published, and what to expect here.
 
-It decides nothing of a run, so it is no part of :class:`~resnet_jax.runs.config.RunConfig`. In a recipe file it is the
-section ``about``; figures are as in ``summary.json``, a share for an accuracy:
+It does not affect a run, so it is not part of :class:`~resnet_jax.runs.config.RunConfig`. In a recipe file it is the
+section ``about``; figures are as in ``summary.json``, fractions for accuracies:
 
     about:
       what: ResNet-20, 15 epochs
@@ -30,33 +30,33 @@ from resnet_jax.runs.config import RunConfig
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A figure that others reached."""
+    """A figure that others reported."""
 
     metric: str
-    """As `summary.json` calls it, such as accuracy."""
+    """The metric as summary.json spells it, such as accuracy."""
     value: float
-    """Of the metric; an accuracy is a share."""
+    """The value of the metric; accuracies are fractions."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no figure."""
+        """Reject anything that is not a figure."""
         _require_figure(self.metric, self.value, "about.published")
 
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """The figure that a recipe promises on the test split: ``train RECIPE --check`` compares with it."""
+    """The figure to expect on the test split; ``train RECIPE --check`` compares with it."""
 
     metric: str
-    """As `summary.json` calls it, such as accuracy."""
+    """The metric as summary.json spells it, such as accuracy."""
     value: float
     """Mean over the seeds that were run."""
     tolerance: Positive
-    """How far one run may be from it."""
+    """How far a single run may be from it."""
     seeds: AtLeast1 = 1
-    """Seeds it is the mean of."""
+    """Number of seeds in the mean."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no figure."""
+        """Reject anything that is not a figure."""
         check_fields(self, "about.expected.")
         _require_figure(self.metric, self.value, "about.expected")
 
@@ -66,29 +66,29 @@ class About:
     """The section ``about`` of a recipe file.
 
     Raises:
-        UsageError: a value that it cannot have.
+        UsageError: for an invalid value.
     """
 
     what: str
     """Network, data and length, in a few words."""
     source: str
-    """Paper, with section or table; or this project."""
+    """The paper, with section or table; or this project."""
     published: Published | None = None
-    """What others reached with it; None: nothing that was verified."""
+    """The figure that others reported. None: nothing that was verified."""
     expected: Expected | None = None
-    """What it reaches here; None until it was run at full length."""
+    """The figure reached here. None until it was run at full length."""
     machine: str | None = None
-    """On which expected and minutes were measured."""
+    """The machine on which expected and minutes were measured."""
     minutes: Positive | None = None
-    """How long it takes there."""
+    """Training time on that machine."""
     command: str | None = None
-    """What to type; None: resnet-jax train RECIPE."""
+    """The command to type. None: resnet-jax train RECIPE."""
     measured: str | None = None
-    """What was measured of it so far, if not at full length."""
+    """What has been measured so far, if not at full length."""
     differs: tuple[str, ...] = ()
-    """What of the published recipe is not met, and why."""
+    """Differences from the published recipe, and the reasons."""
     smoke: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Options, such as train.length, that make it run in seconds on data that is always there."""
+    """Options, such as train.length, with which it runs in seconds on data that is always available."""
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -120,11 +120,11 @@ def read_about(raw: Any, *, where: str) -> About:
     """Validate the section ``about`` of a recipe.
 
     Args:
-        raw: as it was read.
+        raw: the section as it was read.
         where: the recipe, for messages.
 
     Raises:
-        UsageError: with every wrong key or value, and the nearest right key.
+        UsageError: for wrong keys or values; lists all of them, with the nearest valid keys.
 
     >>> read_about({"what": "a test", "source": "nobody"}, where="x").published is None
     True
@@ -156,7 +156,7 @@ expected, machine, minutes, command, measured, differs, smoke
 
 
 def _out_of_range(key: str, where: Sequence[Any], value: Any) -> UsageError | None:
-    """Return what is wrong with a number, in the words of all options."""
+    """Return what is wrong with a number, in the words used for all options."""
     kind = About if len(where) == 1 else _FIGURES.get(where[0])
     hint = None if kind is None else field_hints(kind).get(where[-1])
     try:

@@ -1,6 +1,6 @@
-"""A network to analyse through depth: a named one at its initialization, or a trained run, with images to look with.
+"""A network to analyze through depth: a named one at initialization, or a trained run, with images to show it.
 
-:func:`find_target` takes what a person names and returns everything that an instrument needs.
+:func:`find_target` takes a name or path and returns everything an instrument needs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from resnet_jax.tasks.task import LossOf, RightOf
 from resnet_jax.training.compile import INIT_OPTIONS, options_for
 from resnet_jax.training.mesh import make_mesh
 
-#: Fields of a network that say how it is computed, and not which it is.
+#: Fields of a network that determine how it is computed, not which network it is.
 HOW_COMPUTED = ("execution", "remat", "dtype")
 
 
@@ -44,18 +44,18 @@ class AnalysisTarget:
     """A network, and the images and settings of an analysis of it.
 
     Attributes:
-        name: for people.
+        name: name for messages.
         model: the network.
         variables: its variables, in the layout of its execution, on one device.
-        images: normalized, ``(n, *spatial, c)``.
-        labels: int ``(n,)``; of a run on several labels rows of 0 and 1, on values float rows; of one whose targets are
-            more than labels, such as masks and boxes, all of them by name.
-        train: whether batch norm normalizes by the statistics of the batch.
+        images: normalized images, ``(n, *spatial, c)``.
+        labels: int ``(n,)``; rows of 0 and 1 for multi-label, float rows for regression; all targets by name if there
+            are more than labels, such as masks and boxes.
+        train: whether batch norm uses the statistics of the batch.
         loss: per example, ``(outputs, labels) -> (n,)``.
         optimizer: transformation and state.
         facts: label -> value, for a report: the network, its weights, the images, the optimizer, ...
-        right: whether the outputs are right for each example, ``(outputs, labels) -> bool (n,)``; None where that is
-            not said of an example: of pixels, boxes and values.
+        right: whether the outputs are correct for each example, ``(outputs, labels) -> bool (n,)``; None for pixels,
+            boxes and values, where this is not defined per example.
     """
 
     name: str
@@ -73,21 +73,22 @@ class AnalysisTarget:
     def judged(self) -> dict[str, Any]:
         """How lesions are judged, as arguments of :func:`resnet_jax.depth.lesion.delete_blocks`.
 
-        Classes by cross-entropy, whatever the network was trained with, so that networks can be compared.
+        Classes are judged by cross-entropy, whatever the network was trained with, so that networks can be compared.
         """
         return {"loss": cross_entropy if self.right is is_class else self.loss, "right": self.right}
 
 
 def find_target(target: str, config: AnalysisConfig, *, learning_rate: float = 0.1) -> AnalysisTarget:
-    """Return the network called ``target``, or the one of the run directory of that path.
+    """Return the network named ``target``, or that of the run directory at this path.
 
     Args:
-        target: a name of :func:`resnet_jax.models.list_models`, or a run directory.
-        config: with what.
-        learning_rate: of the SGD whose update is measured in a named network, or a run without an optimizer.
+        target: a name from :func:`resnet_jax.models.list_models`, or a run directory.
+        config: the options of the analysis.
+        learning_rate: learning rate of the SGD update measured for a named network, or a run without an optimizer.
 
     Raises:
-        UsageError: neither a network nor a run directory, choices that do not fit, or more images than there are.
+        UsageError: if it is neither a network nor a run directory, choices are incompatible, or there are too few
+            images.
     """
     if not learning_rate > 0:
         raise UsageError(f"the learning rate must be above 0, got {learning_rate}")
@@ -100,10 +101,10 @@ def find_target(target: str, config: AnalysisConfig, *, learning_rate: float = 0
 
 
 def named_target(name: str, config: AnalysisConfig, *, learning_rate: float = 0.1) -> AnalysisTarget:
-    """Return a named network at its initialization: the weights with which a training of this seed begins.
+    """Return a named network at initialization, with the weights that a training with this seed starts from.
 
     Raises:
-        UsageError: as :func:`find_target`.
+        UsageError: as for :func:`find_target`.
     """
     if config.checkpoint is not None:
         raise UsageError(
@@ -150,11 +151,11 @@ def named_target(name: str, config: AnalysisConfig, *, learning_rate: float = 0.
 
 
 def run_target(path: str | Path, config: AnalysisConfig, *, learning_rate: float = 0.1) -> AnalysisTarget:
-    """Return the network of a run directory, with its own training images and its own optimizer.
+    """Return the network of a run directory, with its own training images and optimizer.
 
     Raises:
-        UsageError: not a run directory, more images than there are, or none are known.
-        RunError: no such checkpoint, or the images are not what they were.
+        UsageError: if it is not a run directory, there are too few images, or none are known.
+        RunError: if there is no such checkpoint, or the images have changed.
     """
     trained, source = load_network(path, config.checkpoint), config.data.source
     if source is None and not trained.was_trained_here:
@@ -235,7 +236,7 @@ def _right(trained: TrainedRun) -> Right | None:
 
 
 def _computed(trained: TrainedRun, config: AnalysisConfig) -> TrainedRun:
-    """Return the run with its network computed as asked for, on one device."""
+    """Return the run with its network computed as requested, on one device."""
     model = ResNet(dataclasses.replace(trained.model.config, **config.model.changes))
     variables = jax.device_put(stack(trained.variables, model.config.execution), jax.devices()[0])
     changed = dataclasses.replace(trained, model=model, variables=variables)

@@ -1,4 +1,4 @@
-"""The images that a network is analysed with: random ones, the first of a source, or a run's own training images."""
+"""The images a network is analyzed with: random ones, the first ones of a source, or a run's own training images."""
 
 from __future__ import annotations
 
@@ -38,18 +38,19 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: The source of images that are independent N(0, 1) pixels with random labels.
+#: The source of images whose pixels are independent N(0, 1) draws, with random labels.
 RANDOM = "random"
 
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """Images that a network is shown.
+    """Images shown to a network.
 
     Attributes:
-        images: normalized, ``(n, *spatial, c)``.
-        labels: int ``(n,)``; rows of 0 and 1, or values, of a network for these; all targets by name of one for more.
-        said: what they are.
+        images: normalized images, ``(n, *spatial, c)``.
+        labels: int ``(n,)``; rows of 0 and 1 or values, depending on the network; all targets by name if there are
+            more.
+        said: a description of them.
     """
 
     images: jax.Array
@@ -60,11 +61,11 @@ class Shown:
 def random_images(
     config: AnalysisConfig, shape: tuple[int, ...], model: ResNet, card: DatasetInfo | None = None
 ) -> Shown:
-    """Draw independent N(0, 1) pixels, and labels of the kind that the network is for.
+    """Draw independent N(0, 1) pixels, and labels of the kind the network needs.
 
     Args:
-        config: how many, and the seed.
-        shape: of an image.
+        config: number of images and seed.
+        shape: shape of an image.
         model: the network.
         card: data of a run; None for a named network, which has classes.
     """
@@ -119,24 +120,24 @@ def images_of_run(config: AnalysisConfig, trained: TrainedRun, source: str | Non
 
 
 def _scales(card: DatasetInfo) -> tuple[tuple[tuple[float, ...], float], ...]:
-    """Return mean and deviation of the targets, each with what is taken where they are not known."""
+    """Return mean and standard deviation of the targets, with defaults if they are unknown."""
     return (card.target_mean, 0.0), (card.target_std, 1.0)
 
 
 def _require_memory(batch: int, shape: tuple[int, ...], model: ResNet) -> None:
-    """Refuse a batch whose forward and backward pass cannot fit, before its images are made."""
+    """Reject a batch whose forward and backward pass cannot fit in memory, before its images are made."""
     require_memory(model, shape, batch=batch, devices=jax.devices()[:1], warn=_log.warning, options=ANALYSIS)
 
 
 def _first(config: AnalysisConfig, records: Records) -> Subset:
-    """Return the first images of the records in an order that the seed gives."""
+    """Return the first images of the records in an order determined by the seed."""
     if config.batch > len(records):
         raise UsageError(f"batch {config.batch} is more than the {len(records):,} images there are")
     return Subset(records, permutation(len(records), config.seed, SHUFFLE)[: config.batch])
 
 
 def _normalized(records: Records, model: ResNet, card: DatasetInfo) -> tuple[jax.Array, Any]:
-    """Return images, and their labels; for a network whose head is no classifier all targets by name."""
+    """Return images and their labels; for a network whose head is not a classifier, all targets by name."""
     _require_memory(len(records), card.image_shape, model)
     fields = View(records, Geometry(), training=False).examples(np.arange(len(records)))
     images = normalize(jnp.asarray(fields["image"]), card.mean, card.std, jnp.dtype(model.config.dtype))

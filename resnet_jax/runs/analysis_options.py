@@ -1,4 +1,4 @@
-"""Options of an analysis of a network, read without JAX; `analysis` acts on them."""
+"""Options of a network analysis, parsed without JAX; `analysis` implements them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ from resnet_jax.runtime.paths import user_path
 
 @dataclasses.dataclass(frozen=True)
 class AnalysisConfig:
-    """With what a network is analysed."""
+    """What a network is analyzed with."""
 
     batch: AtLeast1 = 32
-    """Images to look with."""
+    """Number of images."""
     seed: AtLeast0 = 0
-    """Of the initialization of a named network, and of which images are taken or drawn."""
+    """Seed of a named network's initialization, and of which images are selected or drawn."""
     norm_mode: Literal["batch", "running"] = "batch"
-    """Batch norm normalizes by the statistics of this batch (batch, as in training) or its averages (running)."""
+    """Which statistics batch norm uses: those of this batch (batch, as in training) or its running averages
+    (running)."""
     checkpoint: Literal["last", "best"] | None = None
-    """Of a run: last or best (default: the one it tested)."""
+    """For a run: the checkpoint to use, last or best (default: the one it tested)."""
     class_names: Path | None = None
-    """Of a run: file with the names of its outputs, one a line, by which the classes of data.source are matched."""
+    """For a run: a file with the names of its outputs, one per line, by which the classes of data.source are
+    matched."""
     data: OtherImages = dataclasses.field(default_factory=OtherImages)
-    """Which images: a run's own training images, unless this says others; for a named network random ones."""
+    """The images: by default a run's own training images, or random ones for a named network."""
     model: ModelChanges = dataclasses.field(default_factory=ModelChanges)
-    """What is changed of a named network. For a run only how it is computed: execution, remat and dtype. On the command
-    line --dtype, --execution and --remat are short for --model.dtype, ..., --image-size for --data.image-size."""
+    """Changes to a named network. For a run, only how it is computed: execution, remat and dtype. On the command line,
+    --dtype, --execution and --remat are short for --model.dtype and so on, and --image-size for --data.image-size."""
 
     def __post_init__(self):
         """Check the numbers; raises UsageError."""
@@ -40,10 +42,10 @@ class AnalysisConfig:
 
 
 def require_target(target: str) -> None:
-    """Refuse what is neither the name of a network nor a path.
+    """Reject a target that is neither the name of a network nor a path.
 
     Raises:
-        UsageError: with the nearest names.
+        UsageError: if it is neither; it suggests the nearest names.
     """
     if target not in MODELS and not user_path(target).exists():
         near = either([repr(name) for name in closest(target, MODELS)])

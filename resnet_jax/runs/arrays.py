@@ -1,4 +1,4 @@
-"""Data that a Python program has in memory, as a run takes it: opened, and recognized when it is given again."""
+"""Data held in memory by a Python program, in the form a run needs: opened, and recognized if passed again."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from resnet_jax.runs.data import RunData, load_images
 from resnet_jax.runs.directory import RunDirectory
 
 Arrays = tuple[ArrayLike, ArrayLike] | Mapping[str, Any] | Dataset
-"""Inputs and labels, a dict of what an .npz file holds (or of ``image`` and ``label``), or a data set that is open."""
+"""Inputs and labels, a dict with the contents of an .npz file (or of ``image`` and ``label``), or an open data set."""
 
 _LOOKED_AT = 256
-"""Inputs of which a fingerprint is taken, evenly spaced; the labels are taken whole."""
+"""Number of evenly spaced inputs to include in a fingerprint; all labels are included."""
 _ARRAY_OF = {
     f"{field}{split}": f"{array}{split}"
     for field, array in {"image": "x", "label": "y"}.items()
@@ -30,14 +30,14 @@ _ARRAY_OF = {
 
 
 def as_dataset(data: Arrays, *, channels: int | None = None) -> Dataset:
-    """Return data in memory as a data set.
+    """Return in-memory data as a data set.
 
     Args:
         data: inputs and labels.
-        channels: 1 or 3, to turn images of three or one channels into it; None for what is given.
+        channels: 1 or 3, to convert images with three channels or one; None to keep them.
 
     Raises:
-        DataError: it cannot be examples; it says what would be right.
+        DataError: if it cannot be examples; the message says what is expected.
 
     >>> len(as_dataset({"image": np.zeros((4, 8, 8), np.uint8), "label": [0, 1, 0, 1]}).splits["all"])
     4
@@ -50,10 +50,10 @@ def as_dataset(data: Arrays, *, channels: int | None = None) -> Dataset:
 
 
 def images_of_arrays(config: RunConfig, run: RunDirectory, dataset: Dataset) -> RunData:
-    """Return the images of arrays, those that the run began with if it has begun.
+    """Return the images of arrays, which must be the same as before in a run that has begun.
 
     Raises:
-        RunError: they are others.
+        RunError: if they are different.
     """
     images = load_images(config, dataset)
     if run.data.is_file() and not run.read_data().same_as(images.card):
@@ -65,7 +65,7 @@ def images_of_arrays(config: RunConfig, run: RunDirectory, dataset: Dataset) -> 
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """Return 8 hexadecimal digits of data: all labels, and some inputs."""
+    """Return 8 hexadecimal digits that identify the data, from all labels and some inputs."""
     digest = hashlib.sha256("\0".join(dataset.class_names).encode())
     for split, records in dataset.splits.items():
         digest.update(f"{split} {len(records)} {records.labels.dtype}".encode())

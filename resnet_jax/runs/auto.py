@@ -1,7 +1,7 @@
-"""Runs of data without a recipe: looked at and chosen for once, and then what the run directory holds.
+"""Runs on data without a recipe: the choices are made once, and afterwards read from the run directory.
 
-The directory is known before the data is looked at, from how the data is called and from what was typed; the same
-command gets the same one, and goes on there, whatever would be chosen today.
+The directory is determined before the data is examined, from the name of the data and the options given. The same
+command therefore gets the same directory and resumes there, whatever would be chosen today.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from resnet_jax.tasks.facts import SAID_OF_KIND
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Beginning:
-    """How a run of data begins.
+    """How a run on data begins.
 
     Attributes:
-        config: what to do.
-        run_dir: where.
-        lines: what to say of it.
-        dataset: the data, if it lies in memory.
+        config: the configuration.
+        run_dir: the run directory.
+        lines: lines to print about it.
+        dataset: the data, if it is in memory.
     """
 
     config: RunConfig
@@ -47,16 +47,16 @@ class Beginning:
 def begin(
     data: str | Path | Arrays, run_dir: str | Path | None = None, given: Mapping[str, Any] | None = None
 ) -> Beginning:
-    """Look at data and choose what to do with it; of a run directory that is there, take what it holds.
+    """Examine data and choose a configuration; if the run directory exists, use its configuration.
 
     Args:
-        data: a path or a source, as :func:`resnet_jax.data.look.look_at` takes it, or arrays.
-        run_dir: where the run goes (default: ``runs/NAME-HASH``, of the data and of what is given).
-        given: field, such as ``train.length`` -> value, as in YAML: chosen already.
+        data: a path or a source, as accepted by :func:`resnet_jax.data.look.look_at`, or arrays.
+        run_dir: the run directory (default: ``runs/NAME-HASH``, from the data and the given options).
+        given: field, such as ``train.length`` -> value, as in YAML; overrides the choices.
 
     Raises:
-        DataError: the data is not there, or is none.
-        UsageError: a value that no run can have.
+        DataError: if the data does not exist, or is not a data set.
+        UsageError: for a value that no run can have.
     """
     given = dict(given or {})
     dataset = None if isinstance(data, (str, Path)) else as_dataset(data)
@@ -65,7 +65,7 @@ def begin(
     if run.config.is_file():
         held = run.read_config()
         source = _source(name, held) if dataset is None else ARRAYS
-        line = f"{run.path} holds a run: its config.yaml decides, and the data is not looked at again."
+        line = f"{run.path} contains a run: its config.yaml is used, and the data is not examined again."
         return Beginning(with_values(held, {"data.source": source, **given}), run.path, (line,), dataset)
     found = look_at(name) if dataset is None else findings_of(dataset, ARRAYS)
     chosen = choose(found, Machine.here(), given)
@@ -74,7 +74,7 @@ def begin(
 
 
 def main_choice(config: RunConfig) -> RunConfig:
-    """Return what the main process has chosen for the data; another machine might choose otherwise."""
+    """Return what the main process has chosen for the data, since another machine might choose differently."""
     if processes.count() == 1:
         return config
     return parse_config(processes.from_main(config_to_yaml(config)), where="the choice of process 0")
@@ -86,8 +86,8 @@ def begin_fit(
     """Return how :func:`resnet_jax.runs.fit.fit` begins; its arguments are described there.
 
     Raises:
-        DataError: the data is not there, or is none.
-        UsageError: data is given twice.
+        DataError: if the data does not exist, or is not a data set.
+        UsageError: if data is given twice.
     """
     if not isinstance(config, RunConfig):
         if data is not None:
@@ -101,12 +101,12 @@ def begin_fit(
 
 
 def _plain(name: str) -> str:
-    """Return a path in its one spelling; a source as it is."""
+    """Return a path in normalized form; a source unchanged."""
     return name if ":" in name and not Path(name).exists() else str(Path(name))
 
 
 def _source(name: str, held: RunConfig) -> str:
-    """Return how the data is written as a source; if it is gone, what the run knows it by."""
+    """Return the data written as a source; if it is gone, the name the run knows it by."""
     try:
         return source_of(name)
     except DataError:
@@ -129,11 +129,11 @@ def auto_path(name: str, given: Mapping[str, Any]) -> Path:
 
 
 def describe(found: Findings) -> str:
-    """Say in a line what was found.
+    """Describe in one line what was found.
 
     >>> from resnet_jax.data.look import look_at
     >>> describe(look_at("digits"))
-    'Looked at digits: 1,797 images of 8x8, grey, uint8; 10 classes of 174 to 183.'
+    'Examined digits: 1,797 images of 8x8, grey, uint8; 10 classes of 174 to 183.'
     """
     numbers = ", ".join(f"{n:,}{'' if split == 'all' else f' {split}'}" for split, n in found.examples.items())
     least, _, greatest = found.side
@@ -149,7 +149,7 @@ def describe(found: Findings) -> str:
             labels = f"values: {', '.join(found.names[:5])}"
         case "segmentation" | "boxes":
             labels = f"{SAID_OF_KIND[found.label_kind]}, of {len(found.names):,}"
-    return f"Looked at {found.source}: {numbers} {found.meaning}s of {size}, {colours}, {found.dtype}; {labels}."
+    return f"Examined {found.source}: {numbers} {found.meaning}s of {size}, {colours}, {found.dtype}; {labels}."
 
 
 def lines_of(chosen: Chosen) -> tuple[str, ...]:
@@ -169,11 +169,11 @@ def _text(config: RunConfig, field: str) -> str:
 
 
 def with_data(config: RunConfig, data: str | Path | Arrays) -> tuple[RunConfig, Dataset | None]:
-    """Return a configuration of these data, and the data if it lies in memory.
+    """Return a configuration for these data, and the data if it is in memory.
 
     Raises:
-        DataError: there is no such data.
-        UsageError: ``data.moved_to`` of data in memory.
+        DataError: if there is no such data.
+        UsageError: for ``data.moved_to`` with data in memory.
     """
     if isinstance(data, (str, Path)):
         return with_values(config, {"data.source": source_of(str(data))}), None

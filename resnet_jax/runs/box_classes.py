@@ -1,4 +1,4 @@
-"""Boxes of another source, whose classes become positions of a network's outputs."""
+"""Boxes of another source, with their classes mapped to positions of a network's outputs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from resnet_jax.runs.recoded import Recoded
 def with_box_classes(
     records: Records, dataset: Dataset, names: tuple[str, ...], network: str
 ) -> tuple[Records, int, tuple[str, ...]]:
-    """Return records whose boxes have the network's classes, matched by name, how many classes, and what was done.
+    """Return records whose boxes have the network's classes, matched by name, the number of classes, and a description.
 
     Args:
-        records: of the data set.
-        dataset: says what their classes are called.
-        names: of the network's outputs.
-        network: what to call it in messages.
+        records: records of the data set.
+        dataset: provides the names of their classes.
+        names: names of the network's outputs.
+        network: the network, for messages.
 
     Raises:
-        UsageError: a class that has boxes and that the network does not know.
+        UsageError: if a class that has boxes is unknown to the network.
     """
     present = _present(records, len(dataset.class_names))
     matching = match_classes(dataset.class_names, names, present=present, source=dataset.name, network=network)
@@ -32,7 +32,7 @@ def with_box_classes(
 
 
 def _present(records: Records, classes: int) -> list[int]:
-    """Return the classes that have boxes, as far as that is known without reading images; else all."""
+    """Return the classes that have boxes, if known without reading images; otherwise all."""
     labels = getattr(records, "box_labels", None)
     if labels is None and isinstance(records, ArrayRecords):
         labels = records.fields.get("box_label")

@@ -58,18 +58,18 @@ class RunComponents:
         placement: the devices.
         plan: how long, and what to do on the way.
         tx: the optimizer.
-        learning_rate: rate of the update with a given 0-based index.
-        step: the train step as a pure function; with a teacher its third argument are the teacher's variables.
-        make_step: makes it, in plain forms; keywords replace what it is made of.
-        preprocess: of the train step, with what it is given.
+        learning_rate: learning rate of the update with a given 0-based index.
+        step: the train step as a pure function; with a teacher, its third argument is the teacher's variables.
+        make_step: builds the step in plain forms; keywords replace its parts.
+        preprocess: preprocessing of the train step, with its additional arguments.
         evaluate: ``evaluate(variables, records)``.
-        new_state: makes the state of update 0.
+        new_state: builds the state of update 0.
         new_population: seeds -> the states of update 0 of the runs with these seeds, as one population.
-        start: initial parameters -> those of the run, where some are computed from its images; None where none is.
-        make_feed: of the run; given seeds, of a population with a member of each; given rollbacks, with the examples in
-            another order after each.
-        fed: where the training images are meanwhile, in words.
-        teacher: of a run that distils.
+        start: initial parameters -> those of the run, if some are computed from its images; None otherwise.
+        make_feed: builds the feed of the run; given seeds, that of a population with one member each; given rollbacks,
+            with another order of the examples after each.
+        fed: where the training images are stored meanwhile, in words.
+        teacher: the teacher of a run with distillation.
     """
 
     model: ResNet
@@ -94,7 +94,7 @@ def build_parts(config: RunConfig, images: RunData, mesh: Devices) -> RunCompone
     """Build network, optimizer, compiled steps and batches.
 
     Raises:
-        UsageError: choices that do not go together, or a batch that the data or the devices cannot give.
+        UsageError: for incompatible choices, or a batch size that the data or the devices cannot provide.
     """
     train, card, placement = config.train, images.card, as_placement(mesh)
     check_batch_size(train.batch_size, mesh, accumulate=train.accumulate)
@@ -163,10 +163,10 @@ def _given_last(preprocess: TrainPreprocess, given: Any, key: jax.Array, batch: 
 
 
 def loss_scaling(config: RunConfig, model: ResNet | TwoTowers) -> LossScaling | None:
-    """Return the loss scale's rules where the network computes in float16, else None.
+    """Return the configuration of the loss scale if the network computes in float16, otherwise None.
 
     Raises:
-        UsageError: values out of range, or set for a network that has no use for them.
+        UsageError: if values are out of range, or set for a network that does not use them.
     """
     scaling = config.train.loss_scale
     if model.config.dtype == "float16":
@@ -179,17 +179,17 @@ def loss_scaling(config: RunConfig, model: ResNet | TwoTowers) -> LossScaling | 
 def _feed_maker(
     config: RunConfig, images: RunData, placement: Placement, step: Any, probed: Any, per_call: int, given: Any
 ) -> Callable[..., Feed]:
-    """Return ``make_feed(seeds=None, rollbacks=())``: the calls of the run, or of a population with a member a seed.
+    """Return ``make_feed(seeds=None, rollbacks=())``: the calls of the run, or of a population with those seeds.
 
-    After each update in ``rollbacks`` the examples come in another order.
+    After each update in ``rollbacks``, the examples come in another order.
 
     Args:
         config: the run.
         images: its images.
         placement: the devices.
         step: the train step as a pure function.
-        probed: the same with a probe; None without one.
-        per_call: updates a call.
+        probed: the same step with a probe; None without one.
+        per_call: updates per call.
         given: third argument of the step, on the devices; None for none.
     """
 
@@ -231,7 +231,7 @@ def _feed_maker(
 
 
 def _order_of(feeds: Sequence[TrainBatches]) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
-    """Return the order of the members' examples, and the pass of each, (members, B)."""
+    """Return the order of the members' examples and their epochs, (members, B)."""
 
     def order(step: int) -> tuple[np.ndarray, np.ndarray]:
         positions, passes = zip(*(feed.order(step) for feed in feeds), strict=True)
@@ -241,10 +241,10 @@ def _order_of(feeds: Sequence[TrainBatches]) -> Callable[[int], tuple[np.ndarray
 
 
 def training_feed(config: RunConfig, images: RunData, *, salt: int = 0) -> TrainBatches:
-    """Return the batches of the run, in the order that its seed gives, or with a salt in another.
+    """Return the batches of the run, in the order determined by its seed, or in a different order with a salt.
 
     Raises:
-        UsageError: a batch size that the images cannot fill.
+        UsageError: for a batch size that the images cannot fill.
     """
     return TrainBatches(
         images.splits.train,
@@ -282,9 +282,9 @@ def build_evaluation(
         card: its data.
         mesh: the devices.
         logits: whether to keep the outputs.
-        summands: whether to keep what is added up, of every example (:func:`.make_eval_step`).
-        views: of every image, whose probabilities are averaged.
-        unreadable_of: records -> what counts those that cannot be read; None where one stops.
+        summands: whether to keep the summands of every example (:func:`.make_eval_step`).
+        views: test-time views of every image, whose probabilities are averaged.
+        unreadable_of: records -> a counter for unreadable ones; None if one stops the evaluation.
     """
     step = build_eval_step(config, model, card, logits=logits, summands=summands, views=views)
     compiled = compile_eval_step(step, mesh)
@@ -314,7 +314,7 @@ def build_eval_step(
     summands: bool = False,
     views: Views = "none",
 ) -> Callable[..., dict[str, jax.Array]]:
-    """Return the eval step of a run as a pure function; of views a crop has the size of the card's images."""
+    """Return the eval step of a run as a pure function; with views, a crop has the size of the card's images."""
     step = make_eval_step(
         model,
         task=build_task(config, card),
@@ -328,12 +328,12 @@ def build_eval_step(
 
 
 def evaluation_feed(config: RunConfig, records: Records, *, unreadable: Unreadable | None = None) -> Iterator[Batch]:
-    """Yield masked batches that hold every record once.
+    """Yield masked batches that contain every record once.
 
     Args:
         config: the run.
-        records: what is evaluated on.
-        unreadable: counts those that cannot be read, whose rows have mask False; None to stop at one.
+        records: the examples to evaluate on.
+        unreadable: counts unreadable examples, whose rows have mask False; None to stop at one.
     """
     shard = (jax.process_index(), jax.process_count())
     batches = EvalBatches(
@@ -343,5 +343,5 @@ def evaluation_feed(config: RunConfig, records: Records, *, unreadable: Unreadab
 
 
 def _executor(config: RunConfig, *, stored: bool) -> dict[str, int]:
-    # pixels in memory are indexed faster than handed over by another thread
+    # indexing pixels in memory is faster than passing them between threads
     return {"threads": 0} if stored else {"threads": config.data.threads, "workers": config.data.workers}

@@ -1,12 +1,12 @@
-"""Options that an array can carry: numbers that the members of one compiled population can differ in.
+"""Options that can be array values: numbers in which the members of one compiled population can differ.
 
-A step is built while it is traced, from the objects that a run is made of (optimizer, network, task, averages, device
-transforms), with traced scalars in the place of some of their numbers (:func:`resnet_jax.fields.unchecked`). What
-decides about shapes, about how many there are of something, or about what the host does, cannot be carried.
+A step is built while it is traced, from the objects of a run (optimizer, network, task, averages, device transforms),
+with traced scalars in place of some of their numbers (:func:`resnet_jax.fields.unchecked`). Options that determine
+shapes, the number of things, or what the host does cannot be array values.
 
-Of ``data.augment`` an option is written ``data.augment.TRANSFORM.ARGUMENT``, such as ``data.augment.mixup.alpha``.
-Which arguments a transform carries it says itself (``carried``); not those of the host, nor whole numbers that are
-shapes (``pad``, ``side``, ``width``, ``n``).
+An option within ``data.augment`` is written ``data.augment.TRANSFORM.ARGUMENT``, such as ``data.augment.mixup.alpha``.
+Each transform defines which of its arguments can be array values (``carried``); never those of host transforms, nor
+integers that are shapes (``pad``, ``side``, ``width``, ``n``).
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from resnet_jax.training.options import Averaging, OptimConfig
 from resnet_jax.training.schedules import SCHEDULES
 
 _AUGMENT = "data.augment."
-#: Options whose None, "does not clip", an array carries as infinity.
+#: Options whose None, "does not clip", is represented as infinity in an array.
 _INFINITE = ("optim.clip_norm", "optim.agc")
 _OF_OPTIMIZER = ("momentum", "b1", "b2", "eps", "decay", "trust_coefficient")
 _OF_SCHEDULE = ("warmup_start_factor", "end_value", "power", "div_factor", "final_div_factor")
 _OF_LOSS = tuple(name for name in LOSS_PARAMETERS if name != "sce_floor")
 
-#: Alphas of Beta(alpha, alpha), which are carried as its quantiles; and all arguments that leave a part of a transform
-#: out at 0, which decides what is compiled.
+#: Alphas of Beta(alpha, alpha), which are represented by their quantiles; and all arguments that disable a part of a
+#: transform at 0, which decides what is compiled.
 _ALPHAS = frozenset({("mixup", "alpha"), ("cutmix", "alpha"), ("mix", "mixup"), ("mix", "cutmix")})
 _PARTS = _ALPHAS | {("colour_jitter", name) for name in ("brightness", "contrast", "saturation", "hue")}
 
-#: Option -> when an array can carry it.
+#: Option -> when it can be an array value.
 CARRIED: Mapping[str, str] = MappingProxyType(
     {
         "seed": "always, without being named: initialization, order of the images, augmentation, dropout",
@@ -79,7 +79,7 @@ def carries(config: RunConfig, option: str) -> bool:
 
 
 def carried_options(config: RunConfig) -> list[str]:
-    """Return the options that the members of a population of ``config`` can differ in, in order."""
+    """Return the options in which the members of a population of ``config`` can differ, in order."""
     found = [option for option in CARRIED if not option.startswith(_AUGMENT)]
     for transform in divide(config.data.augment).device:
         word = transform_name(transform)
@@ -88,7 +88,7 @@ def carried_options(config: RunConfig) -> list[str]:
 
 
 def why_not(config: RunConfig, option: str) -> str | None:
-    """Return why no array can carry an option for a configuration; None if one can."""
+    """Return why an option cannot be an array value for a configuration, or None if it can."""
     if option.startswith(_AUGMENT):
         return _not_of_augment(config, option)
     if option not in CARRIED:
@@ -128,14 +128,14 @@ def _not_of_augment(config: RunConfig, option: str) -> str | None:
 
 
 def with_options(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """Return a configuration with other options, checked as ever.
+    """Return a configuration with other options, checked as usual.
 
     Args:
         config: the run.
-        values: numbers by dotted option, ``data.augment.TRANSFORM.ARGUMENT`` among them; infinity does not clip.
+        values: numbers by dotted option, including ``data.augment.TRANSFORM.ARGUMENT``; infinity means no clipping.
 
     Raises:
-        UsageError: no such option, or a value that it cannot have.
+        UsageError: if there is no such option, or it cannot have the value.
 
     >>> with_options(RunConfig(), {"optim.learning_rate": 0.2, "seed": 3}).optim.learning_rate
     0.2
@@ -163,7 +163,7 @@ def _transform_of(texts: Sequence[str], option: str) -> tuple[Any, str]:
     """Return the transform of ``data.augment`` that an option names, and the argument.
 
     Raises:
-        UsageError: it is not there once, or has no such argument.
+        UsageError: if it does not occur exactly once, or has no such argument.
     """
     word, _, argument = option.removeprefix(_AUGMENT).partition(".")
     found: list[Any] = [each for each in map(parse_transform, texts) if transform_name(each) == word]
@@ -177,10 +177,10 @@ def _transform_of(texts: Sequence[str], option: str) -> tuple[Any, str]:
 
 
 def values_of(configs: Sequence[RunConfig], names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the values that configurations have of options that are carried, float64 (configurations,) each.
+    """Return the values of array-valued options in configurations, float64 (configurations,) each.
 
-    What a configuration leaves open is what it means: the optimizer's default, the named network's choice, infinity for
-    no clipping.
+    An unset option has the value it stands for: the optimizer's default, the named network's choice, infinity for no
+    clipping.
 
     >>> values_of([RunConfig()], ["optim.learning_rate", "optim.momentum", "model.dropout", "optim.clip_norm"])
     {'optim.learning_rate': array([0.1]), 'optim.momentum': array([0.9]), 'model.dropout': array([0.]), \
@@ -224,14 +224,14 @@ def encoded(option: str, values: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Ingredients:
-    """What the numbers of a step are fields of.
+    """The objects whose fields are the numbers of a step.
 
     Attributes:
         optim: the optimizer.
         model: the network.
         task: what the outputs mean.
-        averaging: of the parameters; None for none.
-        transforms: of the device.
+        averaging: averaging of the parameters; None for none.
+        transforms: the device transforms.
     """
 
     optim: OptimConfig
@@ -241,7 +241,7 @@ class Ingredients:
     transforms: tuple[DeviceTransform, ...]
 
     def with_values(self, values: Mapping[str, jax.Array]) -> Ingredients:
-        """Return the same with traced values, by dotted option, as :func:`encoded` makes them of one lane."""
+        """Return a copy with traced values by dotted option, in the form :func:`encoded` returns for one lane."""
         changed = self
         for option, value in values.items():
             section, _, name = option.rpartition(".")

@@ -1,4 +1,4 @@
-"""The checkpoints of a run as they lie there: which there are, and whether they are what was written."""
+"""The checkpoints stored in a run directory, and whether they are intact."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class FoundCheckpoint:
     """A checkpoint of a run directory.
 
     Attributes:
-        path: of its folder, below ``checkpoints``.
-        kind: ``last`` or ``best``; of what was set aside, what it was.
-        step: updates done; None if its name does not say.
-        state: ``complete``; ``old format``: from before there were manifests, so that nothing can be compared;
-            ``damaged``: not what was written; ``later format``: of a newer version of this package; ``unfinished``:
-            being written, or left by a killed process; ``set aside``: found damaged by a run that resumed.
+        path: path of its folder, below ``checkpoints``.
+        kind: ``last`` or ``best``; for one that was set aside, its former kind.
+        step: number of updates done; None if its name does not say.
+        state: ``complete``; ``old format``: from before manifests, so that nothing can be verified; ``damaged``:
+            differs from what was written; ``later format``: from a newer version of this package; ``unfinished``: being
+            written, or left by a killed process; ``set aside``: found damaged when a run resumed.
         verified: whether every file was compared with the manifest.
         note: what is wrong.
-        score: of the validation that it was kept for.
-        size: bytes of its files.
-        saved: when, seconds since 1970.
+        score: score of the validation that it was kept for.
+        size: total size of its files in bytes.
+        saved: when it was saved, in seconds since 1970.
     """
 
     path: str
@@ -52,14 +52,14 @@ class FoundCheckpoint:
 
 
 def list_checkpoints(run_dir: str | Path, *, verify: bool = False) -> list[FoundCheckpoint]:
-    """Return the checkpoints of a run; of a cell of an ablation those of all its populations.
+    """Return the checkpoints of a run; for a cell of an ablation, those of all its populations.
 
     Args:
         run_dir: the run directory; nothing in it is changed.
         verify: compare every file with the manifest, which reads all of them.
 
     Raises:
-        UsageError: not a run directory.
+        UsageError: if it is not a run directory.
     """
     top = RunDirectory.existing(Path(run_dir)).checkpoints
     found = []
@@ -105,7 +105,7 @@ def _other(path: Path, top: Path, kind: Kind, state: State, step: str) -> FoundC
 
 
 def _score_of(path: Path) -> Score | None:
-    """Return the score of a checkpoint of which something is damaged, if its manifest is not."""
+    """Return the score of a partly damaged checkpoint, if its manifest is intact."""
     try:
         manifest = read_manifest(path)
     except RunError:
@@ -139,7 +139,7 @@ def table(found: list[FoundCheckpoint], now: float) -> list[str]:
 
     Args:
         found: the checkpoints.
-        now: seconds since 1970, for their ages.
+        now: seconds since 1970, to compute their ages.
     """
     rows = [("kind", "step", "metric", "size", "age", "state")]
     for one in found:
@@ -156,7 +156,7 @@ def table(found: list[FoundCheckpoint], now: float) -> list[str]:
 
 
 def said_bytes(size: int) -> str:
-    """Return a size as a person reads it.
+    """Return a size in readable form.
 
     >>> said_bytes(512), said_bytes(2_166_735), said_bytes(204_000_000_000)
     ('512 B', '2.2 MB', '204.0 GB')

@@ -1,6 +1,6 @@
-"""Which images a trained network is shown: a split of its own, wherever that lies now, or another source.
+"""Which images a trained network is shown: a split of its own data, wherever that is now, or another source.
 
-Their labels are positions of the network's outputs, and what was done to get there is said.
+Their labels are positions of the network's outputs, and the way they were determined is reported.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from resnet_jax.tasks.facts import SAID_OF_KIND
 
 SPLITS = ("train", "val", "test")
 LOOKED_AT = 32
-"""Images of a source whose colours are looked at."""
+"""Number of images of a source whose colors are examined."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,11 +42,11 @@ class Chosen:
 
     Attributes:
         records: as stored, in the order of the source; labels are positions of the network's outputs.
-        split: ``train``, ``val`` or ``test``; ``all`` of a source that has one split.
+        split: ``train``, ``val`` or ``test``; ``all`` for a source with a single split.
         own: whether they are a split of the run's own data, as the run divided it.
-        place: where they lie.
-        classes: how many of the network's classes they belong to.
-        said: what the user should know of the choice and of the classes.
+        place: where they are.
+        classes: number of the network's classes that they belong to.
+        said: what the user should know about the choice and the classes.
     """
 
     records: Records
@@ -58,7 +58,7 @@ class Chosen:
 
     @property
     def what(self) -> str:
-        """Name them: ``the test split``, ``all 1,017 images of npz:x.npz``."""
+        """A description: ``the test split``, ``all 1,017 images of npz:x.npz``."""
         if self.own:
             return f"the {self.split} split"
         part = "" if self.split == "all" else f"{self.split} "
@@ -68,19 +68,20 @@ class Chosen:
 def choose_images(trained: TrainedRun, split: str, source: str | None = None, dataset: Dataset | None = None) -> Chosen:
     """Choose the images of a split.
 
-    A ``source`` that is the run's own data at another place (:func:`own_or_other`) is divided as the run divided it, so
-    that no image that was trained on is in its test. Of any other source its own split is taken, val for a test that it
-    has not, or everything if it has one split only.
+    A ``source`` that is the run's own data at another location (:func:`own_or_other`) is divided as the run divided it,
+    so that its test split contains no training images. For any other source, its own split is used, val if it has no
+    test split, or everything if it has a single split.
 
     Args:
         trained: the network.
-        split: ``train``, ``val`` or ``test``; or ``all``: every image of a source with one split, the run's own or not.
-        source: None for the run's own data.
-        dataset: data that is open, such as arrays, in place of a source.
+        split: ``train``, ``val`` or ``test``; or ``all``: every image of a source with a single split, the run's own or
+            not.
+        source: the source; None for the run's own data.
+        dataset: an open data set, such as arrays, instead of a source.
 
     Raises:
-        UsageError: no such split, no data of its own, or classes that cannot be matched.
-        RunError: the run's own data is not what it was.
+        UsageError: if there is no such split, the run has no data of its own, or classes cannot be matched.
+        RunError: if the run's own data has changed.
     """
     if split not in (*SPLITS, "all"):
         raise unknown("split", split, (*SPLITS, "all"))
@@ -111,9 +112,9 @@ def choose_images(trained: TrainedRun, split: str, source: str | None = None, da
 
 
 def open_other(trained: TrainedRun, source: str) -> Dataset:
-    """Open a source as the network takes its inputs: grey or RGB of its channels, or what is stored; upright or not.
+    """Open a source with the channels the network takes, gray, RGB or as stored, and the same orientation.
 
-    The run's pattern and list of classes go for a source of the same kind if they fit it.
+    The run's pattern and list of classes are applied to a source of the same kind if they fit it.
     """
     channels, data = trained.card.image_shape[-1], trained.config.data
     wanted = channels if channels in (1, 3) and trained.card.image_dtype == "uint8" else None
@@ -128,10 +129,10 @@ def open_other(trained: TrainedRun, source: str) -> Dataset:
 def _matched(
     trained: TrainedRun, names: tuple[str, ...], dataset: Dataset, records: Records
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the labels of a source as those of the network's outputs, matched by name, and what was done.
+    """Return the labels of a source as positions of the network's outputs, matched by name, and what was done.
 
     Raises:
-        UsageError: they are of another kind than those it was trained on, or cannot be matched.
+        UsageError: if they are of a different kind than those it was trained on, or cannot be matched.
     """
     kind, where = trained.card.label_kind, {"source": dataset.name, "network": str(trained.path)}
     if dataset.kind != kind:
@@ -163,7 +164,7 @@ def _count_classes(labels: np.ndarray) -> int:
 
 
 def is_own(trained: TrainedRun, dataset: Dataset) -> bool:
-    """Return whether a data set has the run's own classes, division and labels."""
+    """Return whether a data set has the run's own classes, splits and labels."""
     try:
         splits = divide(dataset, trained.config.data)
     except (DataError, UsageError):  # it cannot be divided so
@@ -192,7 +193,7 @@ def _part(dataset: Dataset, split: str) -> tuple[str, tuple[str, ...]]:
     if split in dataset.splits:
         return split, ()
     if split == "test":
-        return "val", (f"{dataset.name} has no test split: its val split is taken",)
+        return "val", (f"{dataset.name} has no test split: its val split is used",)
     raise UsageError(f"{dataset.name} has no {split} split: it has {', '.join(dataset.splits)}")
 
 
@@ -204,9 +205,9 @@ def own_splits(trained: TrainedRun, purpose: str) -> Splits:
         purpose: what they are for, for the message.
 
     Raises:
-        UsageError: the run was imported and has no data.
-        DataError: the data is not there.
-        RunError: the data is not what it was.
+        UsageError: if the run was imported and has no data.
+        DataError: if the data does not exist.
+        RunError: if the data has changed.
     """
     data, card = trained.config.data, trained.card
     if not trained.was_trained_here:
@@ -230,15 +231,15 @@ def own_splits(trained: TrainedRun, purpose: str) -> Splits:
 
 
 def own_or_other(trained: TrainedRun, source: str | None) -> tuple[TrainedRun, str | None]:
-    """Find out whether a source is the run's own data: return the run with its data there and None, or both as given.
+    """Find out whether a source is the run's own data; return the run with its data there and None, or both as given.
 
-    It is if it is of the same kind and has the same classes, division and labels, and the same mean and deviation in
-    the training images (data.json has them where they are the run's normalization, else they are those of the images
-    at the old place; if nothing is there any more, the labels alone decide).
+    It is if it has the same kind, classes, splits and labels, and its training images have the same mean and standard
+    deviation (data.json has these if they are the run's normalization, otherwise those of the images at the old
+    location are used; if nothing is left there, the labels alone decide).
 
     Args:
-        trained: the run as it was loaded, with its own normalization and geometry.
-        source: as :func:`choose_images`.
+        trained: the run as loaded, with its own normalization and geometry.
+        source: as for :func:`choose_images`.
     """
     data, card = trained.config.data, trained.card
     if source is None or not trained.was_trained_here or source.partition(":")[0] != data.source.partition(":")[0]:
@@ -252,7 +253,7 @@ def own_or_other(trained: TrainedRun, source: str | None) -> tuple[TrainedRun, s
 
 
 def _has_statistics(trained: TrainedRun, records: Records) -> bool:
-    """Return whether training images have the run's mean and deviation, to what another decoder may change."""
+    """Return whether training images have the run's mean and standard deviation, up to differences between decoders."""
     data, expected = trained.config.data, (trained.card.mean, trained.card.std)
     if data.mean:
         if is_gone(data.place):
@@ -272,10 +273,10 @@ def _statistics(trained: TrainedRun, records: Records) -> tuple[np.ndarray, np.n
 
 
 def describe_moved(trained: TrainedRun) -> tuple[str, ...]:
-    """Say that the images at the place a user named have other pixels than those trained on; nothing if they do not.
+    """Report that the images at the location given by the user differ in pixels from the training images; empty if not.
 
     Args:
-        trained: as :func:`resnet_jax.runs.trained.with_moved_data` gives it, with its own normalization.
+        trained: as returned by :func:`resnet_jax.runs.trained.with_moved_data`, with its own normalization.
     """
     data = trained.config.data
     if data.mean or not trained.was_trained_here:
@@ -289,7 +290,7 @@ def describe_moved(trained: TrainedRun) -> tuple[str, ...]:
 
 
 def _maybe_trained_on(trained: TrainedRun, source: str) -> tuple[str, ...]:
-    """Say that a source may hold the images the network was trained on, where these are not at their place."""
+    """Report that a source may contain the training images, if those are not at their place."""
     data = trained.config.data
     if not trained.was_trained_here or source.partition(":")[0] != data.source.partition(":")[0]:
         return ()
@@ -303,10 +304,10 @@ def _maybe_trained_on(trained: TrainedRun, source: str) -> tuple[str, ...]:
 
 
 def describe_colours(records: Records, channels: int, *, skip: bool = False) -> tuple[str, ...]:
-    """Say that images are not of the network's channels: colour for a grey network, all grey for one of colours.
+    """Report images that do not match the network's channels: color for a gray network, all gray for a color network.
 
-    Looks at :data:`LOOKED_AT` images, evenly spaced, of which those that cannot be read are left out where they are to
-    be skipped. Grey is an image whose three channels are equal.
+    Examines :data:`LOOKED_AT` images, evenly spaced; unreadable ones are left out if they are to be skipped. An image
+    is gray if its three channels are equal.
     """
     stored = dataclasses.replace(records, channels=3) if isinstance(records, (FolderRecords, TfdsRecords)) else records
     count = min(LOOKED_AT, len(records))
@@ -320,7 +321,7 @@ def describe_colours(records: Records, channels: int, *, skip: bool = False) -> 
     count = len(images)
     colours = sum(has_colours(image) for image in images)
     if channels == 1 and colours:
-        return (f"{_of(colours, count, len(records))} in colours, turned to grey: the network takes 1 channel",)
+        return (f"{_of(colours, count, len(records))} in colours, converted to gray: the network takes 1 channel",)
     if channels == 3 and not colours:
         return (f"{_of(count, count, len(records))} grey, repeated in the 3 channels that the network takes",)
     return ()
@@ -332,7 +333,7 @@ def _of(some: int, count: int, total: int) -> str:
 
 
 def difference(card: DatasetInfo, splits: Splits, class_names: tuple[str, ...]) -> str:
-    """Say in what data is not that of a card; empty if in nothing that the card knows."""
+    """Describe how data differs from a card; empty if it does not, as far as the card knows."""
     parts = {name: getattr(splits, name) for name in SPLITS}
     parts = {name: records for name, records in parts.items() if records is not None}
     examples = {name: len(records) for name, records in parts.items()}

@@ -1,19 +1,19 @@
-"""What a choice asks of its training, where the recipe was made for another one.
+"""Training settings that a choice needs if the recipe was made for another choice.
 
-Fixup (Zhang et al. 2019, arXiv 1901.09321) has no normalization to catch a step that is too large, and its authors
-train its scalar biases and scales at a tenth of the rate (section 4). At the full rate and with the short warm-up of a
-recipe made for batch norm four of ten runs on the digits end at chance, at a tenth of it two; after 5 epochs of warm-up
-none did (experiments/results/fixup). So where a network has residual rule ``fixup``:
+Fixup (Zhang et al. 2019, arXiv 1901.09321) has no normalization to compensate for a step that is too large, and its
+authors train its scalar biases and scales at a tenth of the rate (section 4). At the full rate and with the short
+warm-up of a recipe made for batch norm, four of ten runs on the digits end at chance; at a tenth of the rate, two do;
+with 5 epochs of warm-up as well, none did (experiments/results/fixup). So for a network with residual rule ``fixup``:
 
-* ``optim.role_rates`` left empty becomes ``scalar 0.1``;
-* a warm-up that is the recipe's own becomes 5 epochs, at most a third of the run, if it is shorter.
+* ``optim.role_rates``, if left empty, becomes ``scalar 0.1``;
+* a warm-up taken from the recipe becomes 5 epochs, but at most a third of the run, if it is shorter.
 
-Tasks that are weighed by uncertainty (Kendall et al. 2018, arXiv 1705.07115) have a log variance each. At the rate of
-SGD for a network these run away with the easy tasks: of three tasks on the digits the hardest lost 9 points, and at a
-hundredth of the rate it did not (experiments/results/multitask). So ``optim.role_rates`` left empty becomes
-``log_variance 0.01`` with an optimizer that does not divide its steps by the size of the gradient.
+Tasks weighted by uncertainty (Kendall et al. 2018, arXiv 1705.07115) have one log variance each. At the rate that SGD
+uses for a network, these run away in favor of the easy tasks: of three tasks on the digits the hardest lost 9 points,
+which did not happen at a hundredth of the rate (experiments/results/multitask). So ``optim.role_rates``, if left empty,
+becomes ``log_variance 0.01`` with an optimizer that does not divide its steps by the size of the gradient.
 
-What was chosen for the run stays as it is.
+What the user chose for the run is not changed.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ LARGEST_SHARE = 1 / 3
 
 
 def residual_of(model: ModelSpec) -> str | None:
-    """Return the residual rule of a network; None for a name that is not known."""
+    """Return the residual rule of a network; None for an unknown name."""
     row = MODELS.get(model.name)
     return model.changes.get("residual") or (None if row is None else row.config.residual)
 
 
 def accompany(config: RunConfig, *, run: Length, warmup_is_open: bool) -> tuple[RunConfig, str | None]:
-    """Add what the residual rule and the weighting of tasks ask for.
+    """Add the settings that the residual rule and the weighting of tasks need.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         run: its length.
-        warmup_is_open: whether the warm-up is the recipe's own, and not chosen for this run.
+        warmup_is_open: whether the warm-up is the recipe's own, not chosen for this run.
 
     Returns:
-        The configuration, and the line that says what was added, or None.
+        The configuration, and a line that says what was added, or None.
 
     Raises:
-        UsageError: a warm-up that cannot be read.
+        UsageError: for a warm-up that cannot be parsed.
 
     >>> from resnet_jax.runs.recipes import load_recipe
     >>> digits = load_recipe("digits")

@@ -1,4 +1,4 @@
-"""Several runs side by side: which differ in their seed alone, and which by more than seeds do."""
+"""Several runs side by side: which differ only in their seed, and which differ by more than seeds do."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from resnet_jax.runs.config import decisive
 from resnet_jax.runs.significance import Difference, mean_and_std, paired, welch
 from resnet_jax.runtime.paths import user_path
 
-#: Options by which two runs are no different configurations: the name of it, and what is averaged over.
+#: Options that do not distinguish configurations: their name, and what is averaged over.
 APART = ("recipe", "seed")
-#: Of so many rows at most each is compared with each; of more, each with the first.
+#: Up to this many rows, each is compared with each; with more, each is compared with the first.
 MOST_ROWS = 6
-#: A label of options is at most so long; else rows are called by their directories.
+#: The maximum length of a label made of options; beyond it, rows are named after their directories.
 MOST_LETTERS = 60
 
-#: What is compared: the field of :class:`Run`, and how it is said.
+#: What is compared: the field of :class:`Run`, and its description.
 MEASURES = {"test": "test", "best": "best validation"}
 
 
@@ -33,10 +33,10 @@ class Row:
     """Runs of one configuration.
 
     Attributes:
-        label: what it is called; no other row is called so.
-        options: those that the rows differ in, with their values here.
-        runs: of it, in the order they were given.
-        keys: for each run what it is paired by: its seed, and other options that differ and are not grouped by.
+        label: its unique name.
+        options: the options in which rows differ, with their values here.
+        runs: its runs, in the order given.
+        keys: for each run, what it is paired by: its seed, and other differing options that do not define rows.
     """
 
     label: str
@@ -45,7 +45,7 @@ class Row:
     keys: tuple[tuple[str, ...], ...]
 
     def values(self, measure: str) -> dict[tuple[str, ...], float]:
-        """Return a measure by what it is paired by; of runs with the same key their mean."""
+        """Return a measure by pairing key; the mean over runs with the same key."""
         found: dict[tuple[str, ...], list[float]] = {}
         for key, run in zip(self.keys, self.runs, strict=True):
             value = getattr(run, measure)
@@ -54,14 +54,14 @@ class Row:
         return {key: float(np.mean(each)) for key, each in found.items()}
 
     def score(self, measure: str) -> tuple[float | None, float | None, int]:
-        """Return mean and standard deviation of a measure over seeds, and how many these are."""
+        """Return mean and standard deviation of a measure over seeds, and the number of seeds."""
         values = [*self.values(measure).values()]
         return *mean_and_std(values), len(values)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two rows and the difference between them; None where there are too few seeds to say."""
+    """Two rows and the difference between them; None if there are too few seeds to test it."""
 
     first: Row
     second: Row
@@ -73,13 +73,13 @@ class Comparison:
     """Runs side by side.
 
     Attributes:
-        metric: its name.
-        measure: which value of it is compared, of :data:`MEASURES`.
+        metric: name of the metric.
+        measure: which of its values is compared, from :data:`MEASURES`.
         rows: configurations, in the order of their first runs.
-        differing: options in which the runs differ, seeds apart.
-        pairs: rows compared.
-        notes: what a reader has to know.
-        labelled: whether the labels of rows already say their options.
+        differing: options in which the runs differ, except seeds.
+        pairs: the compared rows.
+        notes: what a reader needs to know.
+        labelled: whether the labels of rows already contain their options.
     """
 
     metric: str
@@ -92,7 +92,7 @@ class Comparison:
 
     @property
     def runs(self) -> list[Run]:
-        """All of them."""
+        """All runs."""
         return [run for row in self.rows for run in row.runs]
 
 
@@ -100,14 +100,14 @@ def compare_runs(paths: Sequence[Path], *, metric: str | None = None, group_by: 
     """Read run directories and compare them.
 
     Args:
-        paths: of them; one named twice counts once.
-        metric: what is compared (default: the headline of their task).
-        group_by: options that make a row each value; of the others rows may hold several (default: all that differ).
+        paths: the directories; one named twice counts once.
+        metric: the metric to compare (default: the task's headline metric).
+        group_by: options whose values define rows; other options may differ within a row (default: all that differ).
 
     Raises:
-        UsageError: no run directory, or one of an ablation; different tasks; a metric that a run does not have; an
-            option that does not exist.
-        DamagedError: a file of a run is not what was written, and cannot be mended.
+        UsageError: if a path is not a run directory or belongs to an ablation, tasks differ, a run lacks the metric, or
+            an option does not exist.
+        DamagedError: if a file of a run was changed or damaged and cannot be repaired.
     """
     if not paths:
         raise UsageError("name the run directories to compare, such as runs/digits runs/digits-1a2b3c4d")
@@ -139,7 +139,7 @@ def compare_runs(paths: Sequence[Path], *, metric: str | None = None, group_by: 
 
 
 def _require_one_task(runs: Sequence[Run]) -> None:
-    """Refuse runs whose numbers do not mean the same."""
+    """Reject runs whose numbers mean different things."""
     kinds: dict[str, list[str]] = {}
     for run in runs:
         kinds.setdefault(f"{run.task}, {run.metric.replace('_', ' ')}", []).append(str(run.path))
@@ -149,15 +149,15 @@ def _require_one_task(runs: Sequence[Run]) -> None:
 
 
 def group(runs: Sequence[Run], differing: Sequence[str], by: Sequence[str]) -> tuple[tuple[Row, ...], bool]:
-    """Put runs into rows: those whose options ``by`` are the same.
+    """Group runs into rows with the same values of the options ``by``.
 
     Args:
         runs: at least one.
-        differing: options in which they differ, seeds apart.
-        by: options that make rows.
+        differing: options in which they differ, except seeds.
+        by: options that define rows.
 
     Returns:
-        The rows, and whether their labels say their options.
+        The rows, and whether their labels contain their options.
     """
     found: dict[str, list[Run]] = {}
     for run in runs:
@@ -179,7 +179,7 @@ def _key(run: Run, names: Sequence[str]) -> str:
 
 
 def _labels(groups: Sequence[Sequence[Run]], options: Sequence[Mapping[str, Any]]) -> tuple[list[str], bool]:
-    """Return a name for each row, and whether the names say their options: these, or recipes, or directories."""
+    """Return a name for each row, and whether the names contain the options, as opposed to recipes or directories."""
     last = {name: name.rpartition(".")[2] for name in options[0]}
     unique = len(set(last.values())) == len(last)
     texts = [
@@ -197,7 +197,7 @@ def _labels(groups: Sequence[Sequence[Run]], options: Sequence[Mapping[str, Any]
 
 
 def said(value: Any) -> str:
-    """Return the value of an option in a word; one that is left out is a dash.
+    """Return the value of an option as text; a dash if it is unset.
 
     >>> said(0.1), said(None), said([1, 2])
     ('0.1', '-', '1 2')
@@ -214,7 +214,7 @@ def _twos(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
 
 
 def difference(first: Row, second: Row, measure: str) -> Difference | None:
-    """Compare two rows: paired where their seeds are the same, else by Welch's test; None of fewer than two seeds."""
+    """Compare two rows: paired if their seeds match, otherwise by Welch's test; None with fewer than two seeds."""
     one, other = first.values(measure), second.values(measure)
     if min(len(one), len(other)) < 2:
         return None
@@ -244,7 +244,5 @@ def _notes(rows: Sequence[Row], measure: str, pairs: Sequence[Pair]) -> list[str
     if len(rows) > MOST_ROWS:
         notes.append(f"of more than {MOST_ROWS} rows each is compared with the first, {rows[0].label}, only")
     if tested > 1:
-        notes.append(
-            f"{tested} differences are tested, each at 95 %: of 20 pairs that do not differ, one looks as if it did"
-        )
+        notes.append(f"{tested} differences are tested, each at 95 %: of 20 pairs that do not differ, one appears to")
     return notes

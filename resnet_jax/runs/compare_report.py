@@ -32,8 +32,8 @@ def write_comparison(found: Comparison, folder: Path) -> Path:
     """Write report.html, its figures, runs.csv and curves.csv; return the page's path.
 
     Raises:
-        UsageError: the folder is a run directory, which keeps its own files.
-        RunError: it cannot be written.
+        UsageError: if the folder is a run directory, which keeps its own files.
+        RunError: if it cannot be written.
     """
     folder = user_path(folder)
     if RunDirectory(folder).config.is_file():
@@ -86,11 +86,11 @@ def page(found: Comparison) -> Page:
 
 
 def _figures(found: Comparison) -> list[DepthFigure]:
-    """Return the curves, six configurations a figure."""
+    """Return the curves, six configurations per figure."""
     name = found.metric.replace("_", " ")
     figures = []
     chunks = [found.rows[start : start + len(STYLES)] for start in range(0, len(found.rows), len(STYLES))]
-    band = " The band is one standard deviation over seeds, to the step that all of them have reached."
+    band = " The band is one standard deviation over seeds, up to the step that all of them have reached."
     for number, rows in enumerate(chunks, 1):
         ending, part = ("", "") if len(chunks) == 1 else (f"-{number}", f", part {number} of {len(chunks)}")
         more = band if any(len(row.runs) > 1 for row in rows) else ""

@@ -1,4 +1,4 @@
-"""A comparison of runs in words and numbers: sentences, a table in lines, CSV for programs, plain values for JSON."""
+"""A comparison of runs in words and numbers: sentences, a text table, CSV for programs, plain values for JSON."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from resnet_jax.runs.config import decisive
 from resnet_jax.runs.significance import mean_and_std
 from resnet_jax.tasks.task import SHARES
 
-#: Options that have a column of their own in the table of lines; more are listed below it.
+#: The maximum number of options with their own column in the text table; more are listed below it.
 MOST_COLUMNS = 6
-#: Letters of a cell of the table of lines.
+#: The maximum width of a cell of the text table.
 LETTERS = 60
 
 
@@ -30,7 +30,7 @@ def measured(found: Comparison) -> str:
 
 
 def scored(mean: float | None, std: float | None, metric: str) -> str:
-    """Write a mean and its standard deviation: shares in percent.
+    """Format a mean and its standard deviation; fractions in percent.
 
     >>> scored(0.91234, 0.00456, "accuracy"), scored(0.5, None, "r2"), scored(None, None, "r2")
     ('91.23 ± 0.46 %', '0.5', '-')
@@ -43,7 +43,7 @@ def scored(mean: float | None, std: float | None, metric: str) -> str:
 
 
 def sentence(pair: Pair, metric: str, measure: str) -> str:
-    """Say how two rows differ, and whether that is more than seeds do."""
+    """Describe how two rows differ, and whether that is more than seeds do."""
     first, second = pair.first, pair.second
     (one, _, n), (other, _, m) = first.score(measure), second.score(measure)
     if one is None or other is None:
@@ -87,11 +87,11 @@ def sentences(found: Comparison) -> list[str]:
 
 
 def columns(found: Comparison, *, most: int | None = None) -> dict[str, list[str]]:
-    """Return the table, column by column, a value a row.
+    """Return the table, column by column, one value per row.
 
     Args:
         found: the runs.
-        most: options that have columns at most; of more none has (default: all have).
+        most: the maximum number of option columns; if there are more, there are none (default: all are shown).
     """
     rows, metric = found.rows, found.metric
     name = metric.replace("_", " ")
@@ -117,7 +117,7 @@ def columns(found: Comparison, *, most: int | None = None) -> dict[str, list[str
 
 
 def _listed(values: Iterable[str]) -> str:
-    """Return different values, each once."""
+    """Return distinct values, each once."""
     return " ".join(dict.fromkeys(values))
 
 
@@ -127,7 +127,7 @@ def _mean(values: Sequence[float | None], say: Callable[[float], str]) -> str:
 
 
 def _states(row: Row) -> str:
-    """Return how far the runs of a row are: ``2 done, 1 unfinished``."""
+    """Return the progress of a row's runs: ``2 done, 1 unfinished``."""
     states = [run.state for run in row.runs]
     if len(set(states)) == 1:
         return states[0]
@@ -135,7 +135,7 @@ def _states(row: Row) -> str:
 
 
 def lines(found: Comparison) -> list[str]:
-    """Return the comparison for a terminal: the table, what differs in more words, sentences, notes."""
+    """Return the comparison for a terminal: the table, further differences, sentences, notes."""
     table = columns(found, most=MOST_COLUMNS)
     texts = [
         [short(visible(name), LETTERS), *(short(visible(text), LETTERS) for text in values)]
@@ -158,7 +158,7 @@ def lines(found: Comparison) -> list[str]:
 
 
 def runs_csv(found: Comparison) -> str:
-    """Return a line a run: fractions, not percent; empty where there is no number."""
+    """Return a line per run: fractions, not percent; empty where there is no number."""
     head = ["run", "row", *found.differing, "recipe", "seed", "state", "steps", "epochs"]
     head += [f"test_{found.metric}", f"best_val_{found.metric}", "images_per_second", "parameters"]
     table = []
@@ -172,7 +172,7 @@ def runs_csv(found: Comparison) -> str:
 
 
 def curves_csv(found: Comparison) -> str:
-    """Return a line a value of a curve: run, row, seed, what it is, step, value (empty: not finite)."""
+    """Return a line per value of a curve: run, row, seed, kind, step, value (empty if not finite)."""
     table = [
         [run.path, row.label, run.config.seed, what, step, value if math.isfinite(value) else None]
         for row in found.rows

@@ -1,4 +1,4 @@
-"""One run as a comparison sees it: what its directory says of it, finished or not."""
+"""One run as a comparison sees it: the contents of its directory, finished or not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from resnet_jax.runtime.paths import user_path
 
 _log = logging.getLogger(__name__)
 
-#: Metrics of which less is better, beside the headlines of tasks that say so themselves.
+#: Metrics of which less is better, besides the headline metrics of tasks that define it themselves.
 LOWER = frozenset({"loss", "ece", "mse", "mae", "rmse"})
 
 Point = tuple[int, float]
@@ -30,24 +30,24 @@ Point = tuple[int, float]
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run directory says of a run.
+    """What a run directory says about a run.
 
     Attributes:
-        path: as it was typed.
+        path: the path as given.
         config: its configuration.
         card: its data.
         task: what its outputs mean, such as ``classification``.
-        metric: the metric that is looked at.
-        mode: whether more or less of it is better.
-        steps: updates done, as far as anything of it has been written.
-        epochs: the same in epochs; None if no row says it.
+        metric: the compared metric.
+        mode: whether larger or smaller is better.
+        steps: number of updates done, as far as recorded.
+        epochs: the same in epochs; None if no row contains it.
         finished: how it ended; None if it has not.
         stuck: whether it ended no better than chance.
         test: the metric on the test split; None if it was not tested, or the metric is not a number.
         best: its best validation value; None without.
-        speed: images per second while training; None if no epoch was finished.
-        params: parameters of the network.
-        training: (step, loss) of each epoch, or of the logged steps where fewer than two epochs are done.
+        speed: training images per second; None if no epoch was finished.
+        params: number of parameters of the network.
+        training: (step, loss) of each epoch, or of the logged steps if fewer than two epochs are done.
         validation: (step, metric) of each validation.
     """
 
@@ -70,7 +70,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """How far it is, in words."""
+        """Its progress, in words."""
         if self.finished is None:
             return "unfinished"
         return ("done" if self.finished == "steps" else self.finished) + (" (stuck)" if self.stuck else "")
@@ -81,13 +81,13 @@ def read_run(path: Path, metric: str | None = None, counted: dict[Any, int] | No
 
     Args:
         path: the directory.
-        metric: what is looked at (default: the headline of its task).
-        counted: parameters of networks that were counted before; is added to.
+        metric: the metric to read (default: the task's headline metric).
+        counted: parameter counts of networks counted before; extended by this call.
 
     Raises:
-        UsageError: it is no run directory, or one of an ablation; or the run does not have the metric.
-        RunError: it has not read its data yet.
-        DamagedError: a file is not what was written, and cannot be mended.
+        UsageError: if it is not a run directory or belongs to an ablation, or the run lacks the metric.
+        RunError: if it has not read its data yet.
+        DamagedError: if a file was changed or damaged and cannot be repaired.
     """
     folder = user_path(path)
     for above in (folder, *folder.absolute().parents[1:2]):
@@ -144,7 +144,7 @@ def read_run(path: Path, metric: str | None = None, counted: dict[Any, int] | No
 
 
 def _parameters(config: RunConfig, card: DatasetInfo, counted: dict[Any, int]) -> int:
-    """Return the parameters of a network; ``counted`` are those of others, which many seeds share."""
+    """Return the number of parameters of a network; ``counted`` caches those of others, which many seeds share."""
     model = build_network(config, card)
     key = (model.config, card.image_shape)
     if key not in counted:
@@ -163,7 +163,7 @@ def _summary(run: RunDirectory) -> Summary | None:
 
 
 def _points(rows: Sequence[Mapping[str, Any]], kinds: tuple[str, ...], name: str) -> list[Point]:
-    """Return (step, value) of rows in order, a value that was not finite as NaN; the last one of a step."""
+    """Return (step, value) of rows in order, non-finite values as NaN, with only the last row of a step."""
     found = {
         int(row["step"]): math.nan if row[name] is None else float(row[name])
         for row in rows

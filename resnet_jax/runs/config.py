@@ -1,4 +1,4 @@
-"""A run as data: the floors' own configurations in one frozen dataclass, written so that it is read back as the same.
+"""A run as data: the configurations of all parts in one frozen dataclass, which survives a round trip through YAML.
 
 :mod:`resnet_jax.runs.recipes` reads it.
 """
@@ -23,15 +23,16 @@ from resnet_jax.training.options import OptimConfig
 
 @dataclasses.dataclass(frozen=True)
 class OtherConfig:
-    """The second input of a task that has two, the field ``other`` of the examples, and its network."""
+    """The second input of a two-input task, the examples' field ``other``, and its network."""
 
     model: ModelSpec = dataclasses.field(default_factory=ModelSpec)
-    """Its network; what is left out is the named network's own, and channels and dimensions are those of the input."""
+    """The network for the second input. Options left out have the named network's own values; channels and dimensions
+    are those of the input."""
     augment: Annotated[tuple[str, ...], Listing(transform_names)] = ()
-    """What is done to it in training, on the device, in this order, as data.augment to the first. Known."""
+    """Transforms of the second input in training, on the device, in this order. The names are those of data.augment."""
 
     def __post_init__(self) -> None:
-        """Write every transform in its one form, and refuse those of the host."""
+        """Normalize the spelling of every transform, and reject those that run on the host."""
         object.__setattr__(self, "augment", canonical(self.augment, name="other.augment"))
         found = divide(self.augment, name="other.augment")
         if found.before or found.after or found.random_resized:
@@ -43,15 +44,15 @@ class OtherConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides the result of a run."""
+    """Everything that determines the result of a run."""
 
     recipe: str = "digits"
-    """The recipe this started from."""
+    """The recipe this configuration started from."""
     model: ModelSpec = dataclasses.field(default_factory=ModelSpec)
-    """The network: a name that `resnet-jax models` lists, and what is changed in it. What is left out is the named
-    network's own; outputs and channels are those of the data."""
+    """The network: a name that `resnet-jax models` lists, and changes to it. Options left out have the named network's
+    own values; outputs and channels are those of the data."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    """The images."""
+    """The data."""
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     """The optimizer and its schedule."""
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
@@ -59,28 +60,30 @@ class RunConfig:
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     """What the outputs mean."""
     other: OtherConfig = dataclasses.field(default_factory=OtherConfig)
-    """The second input and its network, of a task that has two."""
+    """The second input and its network, for a task with two inputs."""
     seed: AtLeast0 = 0
-    """Seed of initialization, order of the images and augmentation."""
+    """Seed of the initialization, the order of the images and the augmentation."""
     init_from: str | None = None
-    """Fine-tuning: a run directory, trained or imported, whose network this run starts from."""
+    """Warm start: a run directory, trained or imported, whose network this run starts from."""
     init_head: Literal["exact", "new"] = "exact"
-    """The classifier of init_from: exact (the same classes), or new to start another one."""
+    """The classifier of init_from: exact to keep it (the classes must be the same), or new to start with a fresh
+    one."""
     init_stem: Literal["exact", "mean", "repeat", "bands"] = "exact"
-    """The first convolution of init_from for other input channels: exact (the same), mean (each has the average),
-    repeat (its kernels in turn), both scaled to keep the response to equal channels, or bands (see init_bands)."""
+    """How the first convolution of init_from is adapted to other input channels. exact: not at all. mean: every channel
+    gets the average kernel. repeat: the kernels are repeated in turn; both are scaled to preserve the response to equal
+    channels. bands: see init_bands."""
     init_bands: tuple[AtLeast0, ...] = ()
-    """With init_stem bands: which channels, from 0, are those of init_from, such as 3 2 1 for red, green and blue; the
-    others begin at zero."""
+    """With init_stem bands: the channels, from 0, that correspond to those of init_from, such as 3 2 1 for red, green
+    and blue. The others start at zero."""
     init_inflate: Literal["none", "mean", "centre"] = "none"
-    """A network of images as the start of one of volumes: mean (kernels repeated along depth and divided, I3D) or
-    centre (at the middle of depth, zeros around)."""
+    """Start a volume network from an image network: mean (kernels repeated along depth and divided, I3D) or centre
+    (kernels at the middle of the depth, zeros around)."""
     imports: Annotated[tuple[str, ...], SAME_RESULT] = ()
-    """Modules, or files that end with .py, that are imported first, for what they register: networks, blocks, norms,
-    sources, transforms, tasks, observers. On the command line of every verb: one after each --imports."""
+    """Modules, or files that end with .py, to import first, so that they can register networks, blocks, norms, sources,
+    transforms, tasks and observers. Every verb takes one name after each --imports."""
 
     def __post_init__(self):
-        """Refuse values that no run can have; the rest is checked where it is used."""
+        """Reject impossible values; the rest is checked where it is used."""
         train, data = self.train, self.data
         needs_val = train.select == "best" or train.early_stopping.patience is not None
         _require(
@@ -130,7 +133,7 @@ def config_to_yaml(config: RunConfig) -> str:
 
 
 def without_effect() -> frozenset[str]:
-    """Return the options that change how a run is watched, fed or computed, and nothing that comes out but rounding.
+    """Return the options that change only how a run is monitored, fed or computed, and its result only by rounding.
 
     >>> sorted(key for key in without_effect() if key.startswith("model."))
     ['model.execution', 'model.remat']
@@ -139,22 +142,22 @@ def without_effect() -> frozenset[str]:
 
 
 def decisive(config: RunConfig) -> dict[str, Any]:
-    """Return every option that decides the result, by its dotted name; None where a section leaves it out."""
+    """Return every option that determines the result, by its dotted name; None where a section leaves it out."""
     tree, ignored = config_to_dict(config), without_effect()
     return {key: _at(tree, key) for key in options_of(RunConfig) if key not in ignored}
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """Return one line per field that decides the result and differs: ``optim.learning_rate: 0.1 -> 0.2``."""
+    """Return one line per differing field that determines the result: ``optim.learning_rate: 0.1 -> 0.2``."""
     before, after = decisive(old), decisive(new)
     return [f"{key}: {was} -> {after[key]}" for key, was in before.items() if was != after[key]]
 
 
 def require_same(old: RunConfig, new: RunConfig, *, where: Path) -> None:
-    """Refuse a directory that belongs to another configuration.
+    """Reject a directory that belongs to another configuration.
 
     Raises:
-        RunError: with the fields that differ.
+        RunError: if there are differences; it lists the fields.
     """
     changed = differences(old, new)
     if changed:
@@ -178,7 +181,7 @@ def require_same(old: RunConfig, new: RunConfig, *, where: Path) -> None:
 
 
 def _at(tree: Any, key: str) -> Any:
-    """Return the value of an option in nested dictionaries; None where a section leaves it out."""
+    """Return the value of an option in nested dictionaries, or None if a section leaves it out."""
     for part in key.split("."):
         tree = tree.get(part) if isinstance(tree, dict) else None
     return tree

@@ -1,4 +1,4 @@
-"""``corrupt.jsonl`` of a run: the examples that could not be read and were skipped, each once over all its sessions."""
+"""``corrupt.jsonl`` of a run: the unreadable examples that were skipped, each listed once over all sessions."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from resnet_jax.runtime.plain_json import load_json
 
 
 class CorruptList:
-    """Writes down what is skipped as it is met, and says the first.
+    """Records skipped examples as they are encountered, and reports the first.
 
     Args:
-        path: of the file, which appears with the first entry.
-        unreadable: split -> what counts its examples; empty where one that cannot be read stops the run.
-        say: is given the lines for a person.
-        writes: whether this process writes the file: of several, the main one, which hears of the others' in
+        path: path of the file, which is created with the first entry.
+        unreadable: split -> the counter of its unreadable examples; empty if such an example stops the run.
+        say: called with lines for the user.
+        writes: whether this process writes the file: with several, the main one, which learns of the others' in
             :func:`share`.
     """
 
@@ -57,23 +57,23 @@ class CorruptList:
                 file.write(_line(entry))
             first, self._said = not self._said, True
         if first:
-            self._say(f"skipped an example that cannot be read: {entry.reason}. All are listed in {self._path}")
+            self._say(f"skipped an unreadable example: {entry.reason}. All are listed in {self._path}")
 
     @property
     def counts(self) -> dict[str, int]:
-        """Split -> how many of its examples were skipped, over all sessions."""
+        """Split -> number of its examples that were skipped, over all sessions."""
         return dict(Counter(split for split, _ in self._known))
 
     def said(self, totals: Mapping[str, int]) -> tuple[str, ...]:
-        """Say how many were skipped: a sentence a split."""
+        """Return how many were skipped: one sentence per split."""
         return tuple(said_skipped(split, count, totals[split]) for split, count in self.counts.items())
 
 
 def share(unreadable: Unreadable) -> None:
-    """Let every process know which examples each of them could not read; all of them come here.
+    """Share with every process which examples each could not read; all processes must call it.
 
     Raises:
-        DataError: together there are more than may be left out.
+        DataError: if there are more in total than may be skipped.
     """
     if processes.count() == 1:
         return
@@ -87,24 +87,24 @@ def _line(entry: LeftOut) -> str:
 
 
 def said_skipped(split: str, count: int, total: int) -> str:
-    """Say how many of a split were skipped.
+    """Return how many examples of a split were skipped.
 
     >>> said_skipped("test", 2, 10000)
     'test: 9,998 of 10,000 scored; 2 could not be read and were skipped'
     >>> said_skipped("train", 1, 50)
-    'train: 49 of 50 read; 1 could not be and was skipped'
+    'train: 49 of 50 read; 1 could not be read and was skipped'
     """
     were = "was" if count == 1 else "were"
     if split == "train":
-        return f"train: {total - count:,} of {total:,} read; {count:,} could not be and {were} skipped"
+        return f"train: {total - count:,} of {total:,} read; {count:,} could not be read and {were} skipped"
     return f"{split}: {total - count:,} of {total:,} scored; {count:,} could not be read and {were} skipped"
 
 
 def read_corrupt(path: Path) -> list[LeftOut]:
-    """Return the entries of a file; none if there is no file. A last line that was cut short is left out.
+    """Return the entries of a file; empty if there is no file. A truncated last line is left out.
 
     Raises:
-        DamagedError: another line is not what was written.
+        DamagedError: if another line is damaged.
     """
     if not path.is_file():
         return []

@@ -1,4 +1,4 @@
-"""The images of a run: opened, divided, decoded as far as they fit in memory, and described."""
+"""The images of a run: opened, split, decoded as far as they fit in memory, and described."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class RunData:
     geometry: Geometry
     card: DatasetInfo
     stored_shape: tuple[int, ...] | None = None
-    """(height, width, channels) of the first training image as it is stored; None where it is not known."""
+    """(height, width, channels) of the first training image as stored; None if unknown."""
     unreadable: Mapping[str, Unreadable] = dataclasses.field(default_factory=dict)
-    """Split -> what counts its examples that cannot be read, where they are skipped."""
+    """Split -> the counter of its unreadable examples, if these are skipped."""
 
     def unreadable_of(self, records: Records | None) -> Unreadable | None:
-        """Return what counts the examples of a split that cannot be read; None where one stops the run."""
+        """Return the counter for the unreadable examples of a split; None if such an example stops the run."""
         return next((found for split, found in self.unreadable.items() if getattr(self.splits, split) is records), None)
 
 
@@ -57,23 +57,23 @@ def geometry_of(config: DataConfig) -> Geometry:
 
 
 def load_splits(config: RunConfig) -> tuple[Splits, tuple[str, ...]]:
-    """Open the source and divide it; return the splits and the class names. Nothing is decoded yet."""
+    """Open the source and split it; return the splits and the class names. Nothing is decoded yet."""
     return PixelsWanted.of(config).open()
 
 
 def divide(dataset: Dataset, data: DataConfig) -> Splits:
-    """Divide a data set as a run divides its own."""
+    """Split a data set as a run splits its own."""
     return PixelsWanted.of(RunConfig(data=data)).divide(dataset)
 
 
 @dataclasses.dataclass(frozen=True)
 class PixelsWanted:
-    """All that decides which pixels a run holds and which images are in which split; nothing else does.
+    """Everything that determines which pixels a run holds and which images are in which split.
 
     Attributes:
-        source: where the images lie now.
-        division: how they are divided.
-        reading: how it is read.
+        source: where the images are now.
+        division: how they are split.
+        reading: how the source is read.
         geometry: the host-side resize and crop.
     """
 
@@ -86,25 +86,25 @@ class PixelsWanted:
 
     @classmethod
     def of(cls, config: RunConfig) -> PixelsWanted:
-        """Return what a configuration wants."""
+        """Return what a configuration asks for."""
         data = config.data
         channels = config.model.changes.get("in_channels")
         corrupt = (data.on_corrupt, data.max_corrupt)
         return cls(data.place, data.division(), data.reading(channels), geometry_of(data), *corrupt)
 
     def open(self) -> tuple[Splits, tuple[str, ...]]:
-        """Open the source and divide it; return the splits and the class names. Nothing is decoded yet."""
+        """Open the source and split it; return the splits and the class names. Nothing is decoded yet."""
         dataset = load_dataset(self.source, self.reading)
         return self.divide(dataset), dataset.class_names
 
     def divide(self, dataset: Dataset) -> Splits:
-        """Divide a data set."""
+        """Split a data set."""
         return resolve_splits(dataset, self.division)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """The images of a run, divided, and decoded as far as they fit in memory."""
+    """The images of a run, split, and decoded as far as they fit in memory."""
 
     splits: Splits
     class_names: tuple[str, ...]
@@ -112,32 +112,31 @@ class Pixels:
     geometry: Geometry
     stored_shape: tuple[int, ...]
     dtype: str = "uint8"
-    """Of the inputs."""
+    """Dtype of the inputs."""
     unreadable: Mapping[str, Unreadable] = dataclasses.field(default_factory=dict)
-    """Split -> what counts its examples that cannot be read, where they are skipped."""
+    """Split -> the counter of its unreadable examples, if these are skipped."""
 
     @functools.cached_property
     def other(self) -> OtherInput | None:
-        """What is known of the second input of the examples; None where there is none."""
+        """What is known about the second input of the examples; None if there is none."""
         return other_input(self.splits.train, self.unreadable.get("train"))
 
     @functools.cached_property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and deviation of the training images, per channel, of x / 255 for uint8; counted when asked for."""
+        """Mean and standard deviation per channel of the training images (of x / 255 for uint8), computed on demand."""
         mean, std = channel_stats(self.splits.train, unreadable=self.unreadable.get("train"))
         return tuple(float(value) for value in mean), tuple(float(value) for value in std)
 
 
 def load_pixels(wanted: PixelsWanted, dataset: Dataset | None = None) -> Pixels:
-    """Divide the source and decode what fits in memory. What does not fit is decoded once to see whether it can be.
+    """Split the source and decode what fits in memory. What does not fit is decoded once to verify that it can be.
 
     Args:
         wanted: the source, its division and its geometry.
-        dataset: the source opened, such as arrays (`resnet_jax.data.npz.load_arrays`); None to open it.
+        dataset: an open data set, such as arrays (`resnet_jax.data.npz.load_arrays`); None to open the source.
 
     Raises:
-        DataError: the images are not as they should be, a class is tested and not trained on, or nothing is left to
-        test.
+        DataError: if the images are invalid, a test class has no training images, or nothing is left to test on.
     """
     if dataset is None:
         splits, class_names = wanted.open()
@@ -169,25 +168,25 @@ def load_pixels(wanted: PixelsWanted, dataset: Dataset | None = None) -> Pixels:
 
 
 def load_images(config: RunConfig, dataset: Dataset | None = None) -> RunData:
-    """Open the source for a run, or take a data set that is open; see :func:`load_pixels`.
+    """Open the source for a run, or use an open data set; see :func:`load_pixels`.
 
     Raises:
-        UsageError: not as many means as the images have channels.
-        DataError: as :func:`load_pixels`.
+        UsageError: if the number of means differs from the number of channels.
+        DataError: as for :func:`load_pixels`.
     """
     return describe_images(load_pixels(PixelsWanted.of(config), dataset), config.data, config.task)
 
 
 def describe_images(pixels: Pixels, data: DataConfig, task: TaskConfig | None = None) -> RunData:
-    """Add what a run knows about its images: the normalization that the configuration gives, or that of the images.
+    """Add what a run knows about its images: the normalization from the configuration, or from the images.
 
     Args:
         pixels: the images.
-        data: of the run.
-        task: of the run, whose heads name fields.
+        data: data configuration of the run.
+        task: task configuration of the run, whose heads name fields.
 
     Raises:
-        UsageError: not as many means as the images have channels, or a head whose field is not there.
+        UsageError: if the number of means differs from the number of channels, or a head's field does not exist.
     """
     splits, channels = pixels.splits, pixels.image_shape[-1]
     mean, std = data.mean, data.std
@@ -220,9 +219,9 @@ def describe_images(pixels: Pixels, data: DataConfig, task: TaskConfig | None = 
 
 
 def label_counts(records: Records, kind: LabelKind, count: int) -> tuple[int, ...]:
-    """Return how many examples have each class, or each label where there may be several; empty for values.
+    """Return the number of examples of each class, or of each label for multi-label; empty for values.
 
-    Of segmentation how many pixels, where the masks are held in memory.
+    For segmentation, the number of pixels, if the masks are held in memory.
     """
     labels = records.labels
     match kind:
@@ -243,7 +242,7 @@ def label_counts(records: Records, kind: LabelKind, count: int) -> tuple[int, ..
 
 
 def labels_digest(labels: Iterable[np.ndarray]) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of labels, (N, ...) a split: which label is where in the data."""
+    """Return 16 hexadecimal digits of the SHA-256 of labels, (N, ...) per split: they identify which label is where."""
     digest = hashlib.sha256()
     for part in labels:
         stored = "<i4" if np.issubdtype(part.dtype, np.integer) else "<f4"
@@ -252,9 +251,9 @@ def labels_digest(labels: Iterable[np.ndarray]) -> str:
 
 
 def target_scale(labels: np.ndarray, kind: LabelKind) -> dict[str, tuple[float, ...]]:
-    """Return ``target_mean`` and ``target_std`` of values to predict, one a target; nothing for other labels.
+    """Return ``target_mean`` and ``target_std`` of values to predict, one per target; empty for other labels.
 
-    A target that is constant has deviation 1.
+    A constant target has standard deviation 1.
     """
     if kind != "value":
         return {}

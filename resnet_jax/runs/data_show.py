@@ -33,7 +33,7 @@ from resnet_jax.runs.recipes import list_recipes, load_recipe
 from resnet_jax.tasks.facts import LabelKind
 
 SPLITS = ("train", "val", "test")
-#: Of a class in a mixed label, for it to be named.
+#: The share from which a class in a mixed label is named.
 LEAST_SHARE = 0.005
 
 
@@ -42,10 +42,10 @@ class Which:
     """Which examples are shown.
 
     Attributes:
-        split: train, val, test, or all of a source that has one split, undivided; None for train, or all.
-        count: how many.
-        epoch: of training, counted from 0.
-        step: of the epoch, counted from 0: whose batch is shown.
+        split: train, val, test, or all for an undivided source; None for train, or all.
+        count: number of examples.
+        epoch: the training epoch, counted from 0.
+        step: the step of the epoch, counted from 0, whose batch is shown.
     """
 
     split: str | None = None
@@ -56,13 +56,13 @@ class Which:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Named:
-    """What a word names: a run directory, a recipe, or a data set.
+    """What a word refers to: a run directory, a recipe, or a data set.
 
     Attributes:
-        what: for the headline.
-        config: of the run or recipe; of a data set one that only names it.
-        card: what a run knows of its data.
-        bare: whether it is a data set alone.
+        what: description for the title.
+        config: configuration of the run or recipe; for a data set, one that only names it.
+        card: what a run knows about its data.
+        bare: whether it is only a data set.
     """
 
     what: str
@@ -72,12 +72,12 @@ class Named:
 
 
 def named(word: str) -> Named:
-    """Return what a word names.
+    """Return what a word refers to.
 
     Raises:
-        UsageError: a recipe that cannot be read, or a source that is not written as one.
-        DataError: a path at which no data set is.
-        RunError: a run that has not read its data.
+        UsageError: for a recipe that cannot be read, or a malformed source.
+        DataError: for a path that is not a data set.
+        RunError: for a run that has not read its data.
     """
     path = Path(word).expanduser()
     if (path / "config.yaml").is_file():
@@ -94,15 +94,15 @@ def named(word: str) -> Named:
 
 
 def sheet_of_source(config: RunConfig, which: Which) -> Sheet:
-    """Return a sheet of examples of a data set as they are stored, in an order that the seed gives.
+    """Return a sheet of examples of a data set as stored, in an order determined by the seed.
 
     Args:
         config: names the source and says how it is read.
-        which: of them; a split that the source has itself.
+        which: the examples, from a split of the source.
 
     Raises:
-        UsageError: it has no such split.
-        DataError: it cannot be read.
+        UsageError: if it has no such split.
+        DataError: if it cannot be read.
     """
     data = config.data
     dataset = load_dataset(data.place, data.reading(least_classes=1))
@@ -122,20 +122,20 @@ def sheet_of_source(config: RunConfig, which: Which) -> Sheet:
 
 
 def sheet_of_config(named: Named, config: RunConfig, which: Which) -> Sheet:
-    """Return a sheet of examples of a run's data: beside each as it is stored what the network sees of it.
+    """Return a sheet of examples of a run's data: each as stored and, beside it, as the network sees it.
 
-    Of train that is the batch of a step, as a run of this configuration makes it: the same examples with the same
-    draws. Of val and test some examples, in an order that the seed gives, as evaluation prepares them.
+    For train, this is the batch of a step of a run with this configuration: the same examples with the same random
+    draws. For val and test, it is some examples in an order determined by the seed, prepared as in evaluation.
 
     Args:
         named: the run or recipe.
-        config: its configuration, with what was changed.
-        which: of the examples.
+        config: its configuration, with changes.
+        which: the examples.
 
     Raises:
-        UsageError: there is no such split.
-        DataError: the data cannot be read or divided.
-        RunError: the data of the run is not what it was.
+        UsageError: if there is no such split.
+        DataError: if the data cannot be read or split.
+        RunError: if the data of the run has changed.
     """
     split = which.split or "train"
     splits, class_names = _undivided(config) if split == "all" else load_splits(config)
@@ -186,14 +186,14 @@ def sheet_of_config(named: Named, config: RunConfig, which: Which) -> Sheet:
 
 
 def _undivided(config: RunConfig) -> tuple[Splits, tuple[str, ...]]:
-    """Return all examples of a source that has one split, as if they were trained on, and the class names."""
+    """Return all examples of an undivided source as training examples, and the class names."""
     data = config.data
     dataset = load_dataset(data.place, data.reading(config.model.changes.get("in_channels"), least_classes=1))
     return Splits(whole(dataset), None, None, dataset.notes, dataset.kind), dataset.class_names
 
 
 def _training_rows(config: RunConfig, records: Source, which: Which) -> tuple[dict[str, np.ndarray], str]:
-    """Return positions and passes of the first rows of a batch, an even number for what is mixed in pairs."""
+    """Return positions and epochs of the first rows of a batch, an even number if examples are mixed in pairs."""
     size, repeats = min(config.train.batch_size, len(records)), config.data.repeats
     size = max(size // repeats, 1) * repeats
     order = Order(records.labels, size, seed=config.seed, sampling=config.data.sampling)
@@ -218,14 +218,14 @@ def _training_rows(config: RunConfig, records: Source, which: Which) -> tuple[di
 
 
 def _card(config: RunConfig, splits: Splits, class_names: tuple[str, ...], view: View) -> DatasetInfo:
-    """Return what a run would know of its data; mean and deviation are counted if the configuration has none."""
+    """Return what a run would know about its data; mean and deviation are computed if the configuration has none."""
     dtype, geometry = view.fields["image"][1].name, geometry_of(config.data)
     pixels = Pixels(splits, class_names, view.shape, geometry, splits.train[0]["image"].shape, dtype)
     return describe_images(pixels, config.data).card
 
 
 def unnormalized(images: np.ndarray, card: DatasetInfo) -> np.ndarray:
-    """Return inputs as they are stored, of those that a network is given: times the deviation, plus the mean.
+    """Return inputs as stored, from normalized ones: times the standard deviation, plus the mean.
 
     >>> card = DatasetInfo(("a", "b"), (1, 1, 1), (0.5,), (0.25,), {})
     >>> unnormalized(np.array([[[[-2.0]]], [[[1.0]]]]), card).ravel().tolist()
@@ -246,12 +246,12 @@ def _state(example: Example, label: np.ndarray, kind: LabelKind, names: Sequence
 
 
 def _told(names: Sequence[str]) -> tuple[str, ...]:
-    """Return names of classes that are told from other numbers on a sheet."""
+    """Return class names, marked to distinguish them from other numbers on a sheet."""
     return tuple(f"class {name}" if name.isdecimal() else name for name in names)
 
 
 def _say_label(label: np.ndarray, kind: LabelKind, names: Sequence[str]) -> str:
-    """Return a label in words; shares of several classes, largest first, where images were mixed."""
+    """Describe a label; if images were mixed, with the shares of its classes, largest first."""
     if kind in ("segmentation", "boxes"):
         return ""
     if kind == "value":
@@ -267,7 +267,7 @@ def _say_label(label: np.ndarray, kind: LabelKind, names: Sequence[str]) -> str:
 
 
 def _style(records: Source, stored: Sequence[Example], names: Sequence[str], bands: tuple[int, ...]) -> Style:
-    """Return how examples are drawn: bytes from 0 to 255, other numbers between the 0.5th and 99.5th percentile."""
+    """Return how to draw examples: bytes from 0 to 255, other numbers between the 0.5th and 99.5th percentile."""
     spec = fields_of(records.spec)
     meanings: dict[str, Meaning] = {name: field.meaning for name, field in spec.items()}
     first = stored[0]["image"]
@@ -282,14 +282,14 @@ def _style(records: Source, stored: Sequence[Example], names: Sequence[str], ban
 
 
 def _rate(records: Source) -> int | None:
-    """Return the samples a second of sounds, which their source knows."""
+    """Return the sampling rate of sounds, which their source knows."""
     while isinstance(records, Subset):
         records = records.records
     return getattr(records, "rate", None)
 
 
 def _steps(config: RunConfig, training: bool, view: View, card: DatasetInfo) -> str:
-    """Say what is done to an example, in order."""
+    """List what is done to an example, in order."""
     found, size = divide(config.data.augment), config.data.image_size
     resize = config.data.resize
     normalized = "normalized by mean " + " ".join(f"{value:.3g}" for value in card.mean)
@@ -317,7 +317,7 @@ def _steps(config: RunConfig, training: bool, view: View, card: DatasetInfo) -> 
 
 
 def _fields(records: Source) -> str:
-    """Say what an example holds."""
+    """Describe the fields of an example."""
     spec = fields_of(records.spec)
     sides = {name: "x".join("?" if side is None else str(side) for side in field.shape) for name, field in spec.items()}
     return ", ".join(f"{name} {field.dtype} {sides[name]} ({field.meaning})" for name, field in spec.items())
@@ -328,6 +328,6 @@ def _notes(notes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _short(source: str) -> str:
-    """Return a source without the folders of its path: a picture may travel."""
+    """Return a source without the directories of its path, since a picture may be shared."""
     kind, colon, path = source.partition(":")
     return f"{kind}{colon}{Path(path).name}"

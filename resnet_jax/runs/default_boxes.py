@@ -1,4 +1,4 @@
-"""Choices for images with boxes: nothing is cut off, and the network finds boxes."""
+"""Defaults for images with boxes: nothing is cropped, and the network is a detector."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from resnet_jax.data.look import Findings
 from resnet_jax.runs.default_augment import mirrored
 
 LONGER_SIDE, LONGER_SIDE_ON_CPU = 640, 320
-"""Pixels that the longer side of images is brought to at most."""
+"""Maximum length in pixels of the longer side of resized images."""
 MULTIPLE = 16
-"""Of which the sides that images are brought to are multiples."""
+"""The sides of resized images are multiples of this."""
 
 
 def box_size(found: Findings, cores: int) -> tuple[list[int] | None, str]:
-    """Return ``data.resize`` and why: the median ratio of sides, and a side that a network on this machine can afford.
+    """Return ``data.resize`` and the reason: the median aspect ratio, and a side that this machine can afford.
 
     Args:
         found: the data.
-        cores: of a CPU; 0 for accelerators.
+        cores: number of CPU cores; 0 for accelerators.
     """
     most = LONGER_SIDE_ON_CPU if cores else LONGER_SIDE
     ratios = sorted(shape[0] / max(shape[1], 1) for shape in found.shapes)
@@ -34,7 +34,7 @@ def box_size(found: Findings, cores: int) -> tuple[list[int] | None, str]:
 
 
 def box_network(cores: int) -> dict[str, tuple[Any, str]]:
-    """Return what is changed of the network."""
+    """Return the changes to the network."""
     rules: dict[str, tuple[Any, str]] = {"model.head": ("fcos", "boxes at every place of a feature pyramid")}
     if cores:
         rules |= {"model.head_width": (64, "half of what is usual, on a CPU"), "model.head_depth": (2, "")}
@@ -42,7 +42,7 @@ def box_network(cores: int) -> dict[str, tuple[Any, str]]:
 
 
 def box_augment(found: Findings) -> tuple[list[str], str]:
-    """Return ``data.augment`` and why."""
+    """Return ``data.augment`` and the reason."""
     turned, why = mirrored(found, found.side[0])
     moved = "random_affine(translate=0.1, low=0.8, high=1.25, interpolation='bilinear')"
     return [*(["flip"] if turned else []), moved], f"{why}; moved and enlarged, boxes with it"

@@ -1,8 +1,8 @@
-"""Choices for data that no recipe was made for: from what was found to a configuration, and why.
+"""Defaults for data without a recipe: a configuration derived from what was found, with reasons.
 
-The rules are those that a practitioner would start with; none of them looks at more than
-:class:`~resnet_jax.data.look.Findings`, the machine, and what the user has chosen already, which the others follow: the
-rate follows a given batch size, and the length a given network.
+The rules are those that a practitioner would start with. They consider only :class:`~resnet_jax.data.look.Findings`,
+the machine, and the user's own choices, which the other choices follow: the learning rate follows a given batch size,
+and the length follows a given network.
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ from resnet_jax.runs.recipes import config_from_dict
 from resnet_jax.training.duration import parse_duration
 
 RECIPE = "auto"
-"""What a configuration that was chosen here calls its recipe."""
+"""The recipe name of a configuration chosen here."""
 SIDES = (32, 64, 96, 128, 160, 224)
-"""Sides in pixels that larger images are brought to."""
+"""Sides in pixels that larger images are resized to."""
 SIDE_ON_CPU = 128
 LONG_SIGNAL = 1024
 MANY = 100_000
-"""Examples from which a larger network and more epochs pay."""
+"""Number of examples from which a larger network and more epochs pay off."""
 FEW_PHOTOGRAPHS = 2_000
-"""Images of more than :data:`SMALL` pixels below which a network from scratch learns little."""
+"""Number of images larger than :data:`SMALL` pixels below which a network trained from scratch learns little."""
 MANY_CLASSES = 100
-"""Classes from which the 64 features of a small network are few."""
+"""Number of classes from which the 64 features of a small network are too few."""
 UPDATES, FEWEST_EPOCHS, MOST_EPOCHS, EPOCHS_OF_MANY = 2_000, 15, 60, 90
 ELONGATED = 2.0
-"""Ratio of sides from which the centre square of an image loses too much."""
+"""Aspect ratio from which the center square of an image loses too much."""
 IMBALANCED, GREATEST_WEIGHT = 4.0, 20.0
 ENOUGH_TO_SELECT = 100
-"""Validation examples from which the best state can be told from a lucky one."""
+"""Number of validation examples from which selecting the best state is meaningful."""
 VALIDATIONS = 20
 CPU_SECONDS = 3_600
-"""A run on CPUs takes about so long at most, unless it was asked for."""
+"""The approximate maximum length of a run on CPUs, unless requested otherwise."""
 MACS_A_SECOND = {1: 4e9, 2: 1e10, 3: 4e9}
-"""Spatial dimensions -> multiply-adds of one CPU core in a second, in train steps; a guess to within a factor of 3."""
+"""Spatial dimensions -> multiply-adds per second of one CPU core in train steps; a guess to within a factor of 3."""
 UPDATE_SECONDS = 0.01
-"""What an update takes at least."""
+"""The minimum time of an update."""
 RESIZED = ("uint8", "uint16", "int16", "float32")
-"""Dtypes that images of another size are resized in."""
+"""Dtypes in which images can be resized."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What it runs on.
+    """The machine to train on.
 
     Attributes:
-        cores: of a CPU; 0 where there are accelerators, whose speed is not known here.
-        devices: over which a batch is divided.
+        cores: number of CPU cores; 0 with accelerators, whose speed is unknown here.
+        devices: number of devices that a batch is sharded over.
     """
 
     cores: int = 0
@@ -79,11 +79,11 @@ class Machine:
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """A configuration and why it is so.
+    """A configuration with reasons.
 
     Attributes:
-        config: with recipe ``auto``.
-        reasons: field, such as ``train.batch_size`` -> why it has its value. Fields that are not named have their
+        config: the configuration, with recipe ``auto``.
+        reasons: field, such as ``train.batch_size`` -> why it has its value. Fields that are not listed have their
             defaults.
     """
 
@@ -93,7 +93,7 @@ class Chosen:
 
 @dataclasses.dataclass(frozen=True)
 class _Division:
-    """How many examples are trained, validated and tested on."""
+    """Numbers of training, validation and test examples."""
 
     train: int
     val: int
@@ -101,15 +101,15 @@ class _Division:
 
 
 def choose(found: Findings, machine: Machine | None = None, given: Mapping[str, Any] | None = None) -> Chosen:
-    """Choose everything that a run needs to know.
+    """Choose everything that a run needs.
 
     Args:
-        found: what the data is, as :func:`resnet_jax.data.look.look_at` gives it.
-        machine: what it is to run on (default: one accelerator).
-        given: field, such as ``model.name`` -> what was chosen already, as in YAML.
+        found: the data, as returned by :func:`resnet_jax.data.look.look_at`.
+        machine: the machine to train on (default: one accelerator).
+        given: field, such as ``model.name`` -> the user's choice, as in YAML.
 
     Raises:
-        UsageError: a given value that no run can have.
+        UsageError: for a given value that no run can have.
 
     >>> from resnet_jax.data.look import look_at
     >>> chosen = choose(look_at("digits"))
@@ -132,7 +132,7 @@ def choose(found: Findings, machine: Machine | None = None, given: Mapping[str, 
     several = "task.heads" in given
     settle(task__kind=("multitask", "several heads") if several else _task(found))
     if found.pixels == "stored":
-        settle(data__pixels=("stored", f"files of {found.dtype}: 8 bits would lose what they hold"))
+        settle(data__pixels=("stored", f"files of {found.dtype}: 8 bits would lose information"))
     settle(data__image_size=_size(found, machine))
     boxes = found.label_kind == "boxes"
     if boxes and found.meaning == "image":
@@ -143,7 +143,7 @@ def choose(found: Findings, machine: Machine | None = None, given: Mapping[str, 
     resized = values["data.image_size"] is not None
     settle(data__augment=box_augment(found) if boxes else usual_augment(found, shape, resized))
     if len(shape) == 3 and min(shape[:2]) > SMALL and found.train_examples < FEW_PHOTOGRAPHS:
-        settle(init_from=(None, f"{found.train_examples:,} are few to begin from nothing: name a trained network"))
+        settle(init_from=(None, f"{found.train_examples:,} are few for training from scratch: name a trained network"))
     division = _divide(found, given)
     settle(**{name.replace(".", "__"): rule for name, rule in division.values.items()})
     if found.label_kind == "class" and not several:
@@ -166,14 +166,14 @@ def choose(found: Findings, machine: Machine | None = None, given: Mapping[str, 
 
 
 def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """Return a configuration in which fields are others, checked.
+    """Return a configuration with other field values, checked.
 
     Args:
         config: the configuration.
         values: field, such as ``train.length`` -> value, as in YAML.
 
     Raises:
-        UsageError: an unknown field, or a value that it cannot have.
+        UsageError: for an unknown field, or a value that it cannot have.
 
     >>> with_values(RunConfig(), {"train.length": "3 epochs", "model.name": "resnet18"}).model
     ModelSpec('resnet18')
@@ -191,7 +191,7 @@ def _task(found: Findings) -> tuple[str, str]:
         case "class":
             return "classification", f"one of {names:,} classes"
         case "multi-label":
-            return "multilabel", f"each of {names:,} labels is there or not"
+            return "multilabel", f"each of {names:,} labels is present or absent"
         case "value":
             return "regression", f"{names:,} number{'s' if names > 1 else ''} to predict"
         case "segmentation":
@@ -203,7 +203,7 @@ def _task(found: Findings) -> tuple[str, str]:
 
 
 def _size(found: Findings, machine: Machine) -> tuple[int | None, str]:
-    """Return the side that images are brought to, or None."""
+    """Return the side that images are resized to, or None."""
     if found.meaning != "image" or found.label_kind == "boxes":
         return None, ""
     shape, (least, median, greatest) = found.shapes[0], found.side
@@ -217,13 +217,13 @@ def _size(found: Findings, machine: Machine) -> tuple[int | None, str]:
         if max(shape[:2]) <= SMALL:
             return None, f"{seen}, small enough as they are"
         if longer > ELONGATED and shape[0] * shape[1] <= SIDES[-1] ** 2:
-            return None, f"{seen}; a square would lose their ends"
+            return None, f"{seen}; a square crop would lose their ends"
     else:
         seen = f"sides of {least} to {greatest} pixels, {median} the median"
     most = SIDE_ON_CPU if machine.cores else SIDES[-1]
     size = max((side for side in SIDES if side <= min(median, most)), default=max(min(median, SIDES[0]), 1))
     why = "at most, on a CPU" if machine.cores and size == most < median else ""
-    ends = "; of elongated ones the middle only" if longer > ELONGATED else ""
+    ends = "; only the center of elongated ones" if longer > ELONGATED else ""
     return size, ", ".join(part for part in (seen, why) if part) + ends
 
 
@@ -237,14 +237,14 @@ def _shape(found: Findings, size: Any, resize: Any = None) -> tuple[int, ...]:
 
 
 def _network(found: Findings, shape: tuple[int, ...], given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-    """Return ``model.name`` and what is changed of it."""
+    """Return ``model.name`` and the changes to the network."""
     many, least = found.train_examples >= MANY, min(shape[:-1])
     if len(shape) == 4:
         name = "resnet18" if many else "resnet20_cifar"
         if least <= 16:
             return {"model.name": (name, "small volumes")}
-        stem = ("imagenet", "a quarter of the positions a side: volumes have many")
-        chosen = {"model.name": (name, "few channels, volumes being costly"), "model.stem": stem}
+        stem = ("imagenet", "a quarter of the positions per side, because volumes have many")
+        chosen = {"model.name": (name, "few channels, because volumes are costly"), "model.stem": stem}
         return chosen if "model.name" not in given and not many else {"model.name": (name, "volumes")}
     if len(shape) == 2:
         if least > LONG_SIGNAL:
@@ -262,7 +262,7 @@ def _network(found: Findings, shape: tuple[int, ...], given: Mapping[str, Any]) 
 
 
 def _divide(found: Findings, given: Mapping[str, Any]) -> _Division:
-    """Return what is held out, as far as the classes can spare it."""
+    """Return what is held out, as far as the classes allow."""
     values: dict[str, tuple[Any, str]] = {}
     total, splits = found.train_examples, set(found.examples)
     if {"val", "test"} <= splits:
@@ -298,17 +298,17 @@ def _weights(found: Findings, division: _Division) -> tuple[str, str]:
         return "none", ""
     ratio, greatest = f"{max(given):,} to {min(given):,}", sum(given) / (len(given) * min(given))
     if greatest > GREATEST_WEIGHT or min(given) * division.train < 2 * sum(given):
-        return "none", f"classes of {ratio}: balanced, the rarest would count {greatest:,.3g} times and lead"
+        return "none", f"classes of {ratio}: balanced, the rarest would have weight {greatest:,.3g} and dominate"
     return "balanced", f"classes of {ratio} examples"
 
 
 def _batch(examples: int, machine: Machine) -> tuple[int, str]:
-    """Return ``train.batch_size``: a power of 2 that makes about twenty updates of an epoch."""
+    """Return ``train.batch_size``: a power of 2 that gives about twenty updates per epoch."""
     most = 256 if examples >= MANY else 128
     size = min(max(2 ** round(math.log2(max(examples / 20, 1))), 8), most, examples)
     if size % machine.devices:
         size = max(size // machine.devices, 1) * machine.devices
-    return size, f"{examples // size:,} updates an epoch of {examples:,}"
+    return size, f"{examples // size:,} updates per epoch of {examples:,}"
 
 
 def _length(found: Findings, per_epoch: int, seconds: float, machine: Machine) -> tuple[str, str]:
@@ -316,9 +316,9 @@ def _length(found: Findings, per_epoch: int, seconds: float, machine: Machine) -
 
     Args:
         found: the data.
-        per_epoch: updates.
-        seconds: an update takes on its CPU.
-        machine: what it runs on.
+        per_epoch: updates per epoch.
+        seconds: time of an update on its CPU.
+        machine: the machine to train on.
     """
     epochs = min(max(round(UPDATES / per_epoch), FEWEST_EPOCHS), MOST_EPOCHS)
     epochs = EPOCHS_OF_MANY if found.train_examples >= MANY else epochs
@@ -345,7 +345,7 @@ def _cores(machine: Machine) -> str:
 
 
 def _time(seconds: float) -> str:
-    """Say a time in one unit.
+    """Return a time in a single unit.
 
     >>> _time(5), _time(200), _time(7000), _time(800_000)
     ('5 s', '3 min', '2 h', '9 days')
@@ -358,7 +358,7 @@ def _time(seconds: float) -> str:
 
 @functools.lru_cache
 def _multiply_adds(model: ModelSpec, outputs: int, shape: tuple[int, ...]) -> int:
-    """Return those of one example, forwards."""
+    """Return the multiply-adds of one forward pass per example."""
     network = model.config(num_classes=outputs, in_channels=shape[-1], spatial_dims=len(shape) - 1)
     return count(ResNet(network), shape).macs
 
@@ -373,16 +373,16 @@ def _select(division: _Division) -> tuple[str, str]:
 def _optimizer(
     found: Findings, batch: int, values: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, tuple[Any, str]]:
-    """Return the fields of ``optim``: SGD with a rate that goes with the batch, or what goes with what was given."""
+    """Return the fields of ``optim``: SGD with a rate that fits the batch size, or what fits the given choices."""
     name = given.get("optim.name", "adamw" if found.label_kind == "boxes" else "sgd")
     rules: dict[str, tuple[Any, str]] = {"optim.name": (name, "")}
     if name == "sgd":
         small = values["model.name"].endswith("_cifar")
         targets = found.label_kind == "value"  # squared errors curve by 2 (1 + |features|^2), far above a softmax
-        whole, why = (0.01, "for 128 examples, a tenth of that for classes") if targets else (0.1, "for 128 examples")
+        whole, why = (0.01, "for batches of 128, a tenth as for classes") if targets else (0.1, "for batches of 128")
         rules["optim.learning_rate"] = (float(f"{whole * batch / 128:.4g}"), f"{whole:g} {why}")
         if targets:
-            rules["optim.clip_norm"] = (1.0, "values far from the others do not throw it off")
+            rules["optim.clip_norm"] = (1.0, "robust to outliers")
         rules["optim.momentum"], rules["optim.nesterov"] = (0.9, ""), (True, "")
         rules["optim.weight_decay"] = (5e-4 if small else 1e-4, "")
     else:

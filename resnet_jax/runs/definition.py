@@ -1,4 +1,4 @@
-"""The definition of many runs (an ablation, a search) in their directory: typed again it goes on, another is not."""
+"""The definition of an ablation or search in its directory: the same definition resumes, another is rejected."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Plain = dict[str, Any]
 
 
 def significant(definition: Mapping[str, Any]) -> Plain:
-    """Return a definition without the fields of its ``base``, a run's configuration, that decide nothing."""
+    """Return a definition without those fields of its ``base`` configuration that do not affect results."""
     base = copy.deepcopy(definition["base"])
     for key in without_effect():
         *path, name = key.split(".")
@@ -32,11 +32,11 @@ def significant(definition: Mapping[str, Any]) -> Plain:
 
 
 def default_directory(verb: str, recipe: str, definition: Mapping[str, Any]) -> Path:
-    """Return ``runs/VERB-RECIPE-HASH``: the same for the same command, so that running it again goes on.
+    """Return ``runs/VERB-RECIPE-HASH``: the same for the same command, so that running it again resumes.
 
     Args:
-        verb: what is done.
-        recipe: name or path of the recipe that all runs begin with.
+        verb: the verb.
+        recipe: name or path of the recipe that all runs start from.
         definition: plain values.
     """
     text = yaml.safe_dump(significant(definition), sort_keys=False)
@@ -62,12 +62,12 @@ def stored_definition(
 
     Args:
         path: YAML file.
-        as_today: what is stored -> the same as it would be written now.
-        what: for messages, such as ``an ablation``.
+        as_today: converts the stored form to today's form.
+        what: name for messages, such as ``an ablation``.
         rows: a definition -> its values by dotted key, as for :func:`changes`.
 
     Raises:
-        RunError: it is none.
+        RunError: if it is not one.
     """
     try:
         stored = as_today(load_yaml(read_utf8(path)))
@@ -78,11 +78,11 @@ def stored_definition(
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], rows: Callable[[Plain], Plain] = flat) -> list[str]:
-    """Return what differs between two definitions, a line each: ``key: old -> new``.
+    """Return the differences between two definitions, one line each: ``key: old -> new``.
 
     Args:
-        before: as it is stored.
-        after: as it is now.
+        before: the stored definition.
+        after: the new definition.
         rows: a definition -> its values by dotted key.
     """
     old, new = rows(significant(before)), rows(significant(yaml.safe_load(yaml.safe_dump(dict(after)))))
@@ -95,10 +95,10 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any], rows: Callable[
 
 
 def write_definition(path: Path, definition: Mapping[str, Any]) -> None:
-    """Write a definition in its directory, which is made; one that is there stays.
+    """Write a definition to its directory, which is created; an existing definition is kept.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: if it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Whether a whole run would get through: a few batches of each of its parts, in a directory that is removed.
+"""Check that a whole run would get through: a few batches of each of its parts, in a temporary directory.
 
-What PyTorch Lightning calls ``fast_dev_run``, with what a run of ours leaves behind as well: checkpoints, which are
-restored, observers and pictures.
+This is PyTorch Lightning's ``fast_dev_run``, including what our runs leave behind: checkpoints, which are restored,
+observers and figures.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from resnet_jax.runs.stages import stages_of
 from resnet_jax.training.options import ScheduleConfig
 from resnet_jax.training.schedules import make_schedule
 
-#: Updates tried at most until every stage of a progressive resolution has one.
+#: The maximum number of updates until every stage of a progressive resolution has one.
 MOST = 1000
 
 
@@ -41,13 +41,13 @@ def fast_dev_run(
 ) -> dict[str, Any]:
     """Train, validate, save, restore, train on and test with a few batches; remove everything.
 
-    The schedule is built as the run has it, for its whole length; the rate of these updates is the base rate. All data
-    is opened, divided and looked at as ever.
+    The schedule is built as in the run, for its whole length; these updates use the base rate. All data is opened,
+    split and examined as usual.
 
     Args:
         config: the run.
-        batches: of training, validation and test.
-        data: in place of ``data.source``.
+        batches: number of batches of training, validation and test.
+        data: data to use instead of ``data.source``.
         console: where to show progress.
         origin: the recipe that ``config`` started from.
 
@@ -56,7 +56,7 @@ def fast_dev_run(
         left, ``seconds``.
 
     Raises:
-        ResNetJaxError: whatever the whole run would have raised in these parts of it.
+        ResNetJaxError: whatever the whole run would have raised in these parts.
     """
     if batches < 1:
         raise UsageError(f"fast_dev_run is 1 or more batches, got {batches}")
@@ -98,7 +98,7 @@ def fast_dev_run(
 
 
 def short_config(config: RunConfig, steps: int) -> RunConfig:
-    """Return a run of so many updates that validates and logs all that it would."""
+    """Return a run of this many updates that validates and logs everything the original would."""
     train = config.train
     averaging = (
         dataclasses.replace(train.ema, start="0 steps", every="1 steps") if train.ema.kind == "swa" else train.ema
@@ -120,7 +120,7 @@ def short_config(config: RunConfig, steps: int) -> RunConfig:
 
 
 def _updates(config: RunConfig, batches: int) -> int:
-    """Return the fewest updates, ``batches`` or more, in which every stage of a progressive resolution has one."""
+    """Return the fewest updates, at least ``batches``, in which every stage of a progressive resolution has one."""
     for steps in range(batches, MOST):
         try:
             stages_of(config, steps, steps)

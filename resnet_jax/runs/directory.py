@@ -1,30 +1,38 @@
-"""A run directory: what one training leaves behind, and the only place that knows the file names.
+"""A run directory: what one training leaves behind. Only this module knows the file names.
 
-=================  ====================================================================
-``config.yaml``    the configuration; ``resnet-jax train config.yaml`` reproduces the run
-``data.json``      class names, image shape, normalization, the size of each split and a digest of the labels
-``notes.txt``      what was said of the data at the start, if anything: what was left out, which folder is which split
-``start.json``     with ``init_from``: which weights the run began with; of a run that distils: its teacher's
-``environment.json``  versions of Python and the packages, and the devices
-``.written.json``  what the run wrote into config.yaml, data.json, start.json and summary.json, a second time
-``.lock``          who is training here
-``events.jsonl``   what happened to the run: starts, saves, restores, rejected updates, stops; `resnet-jax events`
-``.position``      how many updates the session has done, in 16 bytes; a resumed run says which are made again
-``fault.json``     of a run that diverged: the step, its examples, and where in the network it was no longer finite
-``metrics.jsonl``  one line per logged step and per epoch
-``tensorboard/``   the same for TensorBoard
-``depth.jsonl``    with ``train.depth_every``: the gradient norm at every block, one line per logged step
-``task_gradients.jsonl``  of several tasks: the cosine between their gradients at every block; ``task_gradients.png``
-``checkpoints/``   ``last`` (to resume) and ``best`` (on validation)
-``depth/``         what ``resnet-jax depth`` found in the network, a folder for each of its verbs
-``summary.json``   the result; its presence says that the run is finished
-``summary-N.json``  the result after N updates of a run that was made longer since
-``curves.png``, ``confusion.png``, ``depth.png``  pictures, of metrics.jsonl, confusion.npz and depth.jsonl
-``confusion.npz``  pairs of true and predicted class that occurred in the test, and how often
-``predictions.png``  of multi-label and regression, in place of confusion.png: of test.npz
-``examples.png``   of tasks of pixels, boxes and the like: some test examples and what is said of them, of examples.npz
-``test.npz``       labels and outputs (predictions, for regression) of all test images
-=================  ====================================================================
+========================  =============================================================================================
+``config.yaml``           the configuration; ``resnet-jax train config.yaml`` reproduces the run
+``data.json``             class names, image shape, normalization, the size of each split and a digest of the labels
+``notes.txt``             messages about the data at the start, if any: what was left out, which folder is which split
+``start.json``            with ``init_from``: the weights from which the run started; with distillation: those of its
+                          teacher
+``environment.json``      versions of Python and the packages, and the devices
+``.written.json``         a second copy of what the run wrote into config.yaml, data.json, start.json and summary.json
+``.lock``                 the process that is training here
+``events.jsonl``          what happened to the run: starts, saves, restores, rejected updates, stops; `resnet-jax
+                          events`
+``.position``             the number of updates the session has done, in 16 bytes; a resumed run reports which are
+                          repeated
+``fault.json``            if the run diverged: the step, its examples, and where in the network values stopped being
+                          finite
+``metrics.jsonl``         one line per logged step and per epoch
+``tensorboard/``          the same for TensorBoard
+``depth.jsonl``           with ``train.depth_every``: the gradient norm at every block, one line per logged step
+``task_gradients.jsonl``  with several tasks: the cosine between their gradients at every block; ``task_gradients.png``
+                          shows it
+``checkpoints/``          ``last`` (to resume) and ``best`` (on validation)
+``depth/``                results of ``resnet-jax depth`` for this network, one folder for each of its verbs
+``summary.json``          the result; it exists only once the run is finished
+``summary-N.json``        the result after N updates, if the run was made longer afterwards
+``curves.png``            a figure of metrics.jsonl
+``confusion.png``         a figure of confusion.npz
+``depth.png``             a figure of depth.jsonl
+``confusion.npz``         pairs of true and predicted class that occurred in the test, and how often
+``predictions.png``       for multi-label and regression tasks, instead of confusion.png: a figure of test.npz
+``examples.png``          for tasks on pixels, boxes and the like: some test examples and their predictions, from
+                          examples.npz
+``test.npz``              labels and outputs (predictions, for regression) of all test images
+========================  =============================================================================================
 """
 
 from __future__ import annotations
@@ -62,26 +70,27 @@ PACKAGES = ("resnet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What a run knows about its data; enough to evaluate and predict without looking at the training images.
+    """What a run knows about its data; enough to evaluate and predict without the training images.
 
     Attributes:
-        class_names: in label order.
-        image_shape: (height, width, channels) the network sees.
-        mean: per channel, of x / 255.
-        std: per channel, of x / 255.
-        examples: images per split.
-        labels: digest of the labels of all splits in order (``runs.data.labels_digest``); empty if it was not kept.
-        image_dtype: of the inputs; ``mean`` and ``std`` of another than uint8 are of the values themselves.
+        class_names: class names in label order.
+        image_shape: (height, width, channels) that the network sees.
+        mean: mean per channel, of x / 255.
+        std: standard deviation per channel, of x / 255.
+        examples: number of images per split.
+        labels: digest of the labels of all splits in order (``runs.data.labels_digest``); empty if it was not stored.
+        image_dtype: dtype of the inputs; for dtypes other than uint8, ``mean`` and ``std`` are those of the values
+            themselves.
         label_kind: class, multi-label or value (:data:`resnet_jax.data.records.LabelKind`); the names are then those of
             classes, labels or targets.
-        label_counts: training examples of each class or label; empty for values, or if they were not kept.
-        target_mean: of values to predict, one a target, over the training examples.
-        target_std: the same.
+        label_counts: number of training examples of each class or label; empty for values, or if not stored.
+        target_mean: mean of the values to predict over the training examples, one per target.
+        target_std: their standard deviation.
         meanings: further fields of the examples -> what they are (:data:`resnet_jax.data.example.Meaning`).
-        targets: what is known of the further fields that ``task.heads`` names.
+        targets: what is known about the further fields that ``task.heads`` names.
         downscale: the network sees images of ``image_shape`` at 1 / downscale of their sides.
-        members: digest of which examples are in which split, where names divided them; else empty.
-        other: of examples with a second input, what is known of it.
+        members: digest of which examples are in which split, if names determined the split; otherwise empty.
+        other: what is known about the second input of the examples, if any.
     """
 
     class_names: tuple[str, ...]
@@ -102,7 +111,7 @@ class DatasetInfo:
     other: OtherInput | None = None
 
     def same_as(self, other: DatasetInfo) -> bool:
-        """Return whether both describe the same data; labels that one of them does not know are not compared."""
+        """Return whether both describe the same data; labels unknown to one of them are not compared."""
         unknown: dict[str, Any] = {"labels": "", "label_counts": (), "target_mean": (), "target_std": ()}
         known = bool(self.labels and other.labels)
         return dataclasses.replace(self, **unknown) == dataclasses.replace(other, **unknown) and (
@@ -111,10 +120,10 @@ class DatasetInfo:
 
 
 def parse_card(text: str) -> DatasetInfo:
-    """Read the text of a data.json.
+    """Parse the text of a data.json.
 
     Raises:
-        ValueError: it is none; it says which field.
+        ValueError: if it is invalid; the message names the field.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -132,10 +141,10 @@ def parse_card(text: str) -> DatasetInfo:
 
 
 def parse_summary(text: str) -> dict[str, Any]:
-    """Read the text of a summary.json.
+    """Parse the text of a summary.json.
 
     Raises:
-        ValueError: it is none; it says why.
+        ValueError: if it is invalid; the message says why.
     """
     raw = read_object(text)
     for name, kinds in (("steps", (int, float)), ("finished", (str,)), ("params_digest", (str,))):
@@ -161,7 +170,7 @@ class RunDirectory:
     path: Path
 
     def __post_init__(self):
-        """Take ``~`` in the path as the home directory."""
+        """Expand ``~`` in the path to the home directory."""
         object.__setattr__(self, "path", user_path(self.path))
 
     config = property(lambda self: self.path / "config.yaml")
@@ -192,10 +201,10 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path, config: RunConfig) -> RunDirectory:
-        """Create the directory for ``config``, or resume in one that already has the same.
+        """Create the directory for ``config``, or resume in one that already has the same configuration.
 
         Raises:
-            RunError: it belongs to another configuration (with the difference), or cannot be written.
+            RunError: if it belongs to another configuration (with the difference), or cannot be written.
         """
         run = cls(path)
         path = run.path
@@ -219,7 +228,7 @@ class RunDirectory:
         """Return the run at ``path``.
 
         Raises:
-            UsageError: there is none.
+            UsageError: if there is none.
         """
         run = cls(path)
         if not (run.config.is_file() or (run.kept.texts(run.config) and run.saved_step())):
@@ -228,15 +237,15 @@ class RunDirectory:
 
     @property
     def kept(self) -> Kept:
-        """What the run wrote into its small files."""
+        """What the run wrote to its small files."""
         return Kept(self.path)
 
     def read_config(self) -> RunConfig:
         """Read config.yaml.
 
         Raises:
-            DamagedError: it is not what the run wrote.
-            UsageError: it is of a run of before, and cannot be read.
+            DamagedError: if it differs from what the run wrote.
+            UsageError: if it is from an older version and cannot be read.
         """
         return self.kept.read(self.config, self._parse_config, differences)
 
@@ -248,15 +257,15 @@ class RunDirectory:
         self.kept.write(self.config, config_to_yaml(config))
 
     def mend(self, say: Callable[[str], None]) -> None:
-        """Write again what cannot be read of config.yaml, data.json, start.json and summary.json, as the run wrote it.
+        """Restore config.yaml, data.json, start.json and summary.json, as the run wrote them, if they cannot be read.
 
-        What was there is set aside. A summary that is missing is none: the test is made again.
+        The damaged file is set aside. A missing summary is not restored: the test is run again.
 
         Args:
-            say: is given a line for each.
+            say: called with a line for each.
 
         Raises:
-            OSError: that cannot be written.
+            OSError: if a file cannot be written.
         """
         for path, parse in (
             (self.config, self._parse_config),
@@ -277,13 +286,13 @@ class RunDirectory:
             EventLog(self.events).add("damaged", what=path.name, reason=reason, set_aside=aside and aside.name)
 
     def saved_step(self) -> int:
-        """Return the updates of the newest checkpoint to resume from; 0 if there is none."""
+        """Return the number of updates of the newest checkpoint to resume from; 0 if there is none."""
         folder = self.checkpoints / "last"
         names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
         return max((int(name) for name in names if name.isdecimal()), default=0)
 
     def steps_per_epoch(self, batch_size: int) -> int | None:
-        """Return the updates of an epoch of the run's images; None if data.json does not say how many they are."""
+        """Return the number of updates per epoch of the run's images; None if data.json does not contain it."""
         examples = self.read_data().examples.get("train") if self.data.is_file() else None
         return None if examples is None else examples // batch_size
 
@@ -291,22 +300,22 @@ class RunDirectory:
         """Read data.json.
 
         Raises:
-            RunError: it is missing: the run stopped before it had read its data.
-            DamagedError: it is not what the run wrote.
+            RunError: if it is missing because the run stopped before it had read its data.
+            DamagedError: if it differs from what the run wrote.
         """
         if not self._has(self.data):
             raise RunError(f"{self.path} has no {self.data.name}: the run stopped before it began")
         return self.kept.read(self.data, parse_card, _card_changes)
 
     def _has(self, path: Path) -> bool:
-        """Return whether a small file is there, or should be."""
+        """Return whether a small file exists, or should."""
         return path.is_file() or (self.config.is_file() and bool(self.kept.texts(path)))
 
     def write_data(self, card: DatasetInfo) -> None:
         """Write data.json.
 
         Raises:
-            RunError: the directory has another one: the data changed since the run began.
+            RunError: if the directory has a different one because the data changed since the run began.
         """
         if self.data.is_file() and not self.read_data().same_as(card):
             raise RunError(
@@ -315,13 +324,13 @@ class RunDirectory:
         self.kept.write(self.data, json.dumps(dataclasses.asdict(card), indent=2) + "\n")
 
     def write_notes(self, notes: Sequence[str]) -> None:
-        """Write notes.txt, one note a line; nothing if there are none."""
+        """Write notes.txt, one note per line; nothing if there are none."""
         if notes:
             text = "".join(f"{note}\n" for note in notes)
             write_whole(self.notes, text.encode("utf-8", "backslashreplace").decode())  # of names that are not UTF-8
 
     def read_start(self) -> dict[str, Any] | None:
-        """Return what the run began with, or None if it began from scratch or not at all."""
+        """Return what the run started from, or None if it started from scratch or has not started."""
         return self.kept.read(self.start, read_object, different_fields) if self._has(self.start) else None
 
     def write_start(self, record: dict[str, Any]) -> None:
@@ -332,7 +341,7 @@ class RunDirectory:
         """Return the result, or None if the run is not finished.
 
         Raises:
-            DamagedError: it is not what the run wrote.
+            DamagedError: if it differs from what the run wrote.
         """
         return self.kept.read(self.summary, parse_summary, different_fields) if self.summary.is_file() else None
 
@@ -341,21 +350,21 @@ class RunDirectory:
         self.kept.write(self.summary, json.dumps(summary, indent=2) + "\n", earlier=4)
 
     def locked(self, warn: Callable[[str], None] = _log.warning) -> AbstractContextManager[Held]:
-        """Keep other processes from training here, until the block ends or this process does, however that happens.
+        """Keep other processes from training here until the block or this process ends, however that happens.
 
         Args:
-            warn: is told where it has to be waited to see whether another process is alive.
+            warn: called if it is necessary to wait to see whether another process is alive.
 
         Raises:
-            RunError: another process is training here, with which; or the directory cannot be written.
+            RunError: if another process is training here, with details; or the directory cannot be written.
         """
         return locked(self.path, "training", warn)
 
 
 def default_path(config: RunConfig) -> Path:
-    """Return ``runs/RECIPE``, followed by a short hash where the configuration is not the recipe as shipped.
+    """Return ``runs/RECIPE``, followed by a short hash if the configuration differs from the recipe as shipped.
 
-    The same command always gets the same directory, so running it again resumes; another one gets another.
+    The same command always gets the same directory, so running it again resumes; a different command gets another.
     """
     shipped = config.recipe in list_recipes()  # else a file of the user's own, which is not looked for
     changed = differences(load_recipe(config.recipe), config) if shipped else [config_to_yaml(config)]

@@ -1,4 +1,4 @@
-"""Using a trained run: load it, evaluate a split, name what is in an image."""
+"""Using a trained run: load it and evaluate it on a split or on other images."""
 
 from __future__ import annotations
 
@@ -60,18 +60,18 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class RunEvaluation(Evaluation):
-    """The result over images, and which these were.
+    """The result over images, and a description of these.
 
     Attributes:
-        split: ``train``, ``val`` or ``test``; ``all`` for every image of a source that has one split.
-        own: whether that is a split of the run's own data, as the run divided it. Else images may be among them that
-            the network was trained on.
-        place: where the images lie.
-        classes: how many classes they belong to; the network has ``len(confusion)``.
-        what: the images in words, ``the test split`` or ``all 1,017 images of npz:x.npz``.
-        said: what was done to images and classes, a sentence each.
-        skipped: images that could not be read and count nowhere (``data.on_corrupt skip``); their logits are NaN.
-        coco: detections as a JSON object in COCO's format, if they were asked for.
+        split: ``train``, ``val`` or ``test``; ``all`` for every image of a source with a single split.
+        own: whether that is a split of the run's own data, as the run divided it. Otherwise the images may include
+            training images of the network.
+        place: where the images are.
+        classes: number of classes they belong to; the network has ``len(confusion)``.
+        what: a description of the images, ``the test split`` or ``all 1,017 images of npz:x.npz``.
+        said: what was done to images and classes, one sentence each.
+        skipped: unreadable images, which count nowhere (``data.on_corrupt skip``); their logits are NaN.
+        coco: detections as a JSON object in COCO format, if requested.
     """
 
     split: str = ""
@@ -95,31 +95,29 @@ def evaluate_run(
     views: Views = "none",
     coco: bool = False,
 ) -> RunEvaluation:
-    """Evaluate a network on a split of its own data, with its own division of it, or on another source.
+    """Evaluate a network on a split of its own data, as the run divided it, or on another source.
 
-    Images are brought to the network's own size, and classes are matched by name, whatever the source.
+    Images are resized to the network's own size, and classes are matched by name, whatever the source.
 
     Args:
-        trained: as :func:`load_run` gives it, or the path of a run directory.
-        split: ``train``, ``val`` or ``test``; or ``all``: every image of a ``source`` with one split.
-        source: another data source, of which the source's own ``split`` is evaluated, or everything if it has one only.
-            If it is the run's own data at another place, the run's own division is used.
-        data: arrays in place of a source, ``(x, y)`` or any that :func:`resnet_jax.data.load_arrays` takes; those that
-            a run was trained on are divided as it divided them.
+        trained: as returned by :func:`load_run`, or the path of a run directory.
+        split: ``train``, ``val`` or ``test``; or ``all``: every image of a ``source`` with a single split.
+        source: another data source, of which the source's own ``split`` is evaluated, or everything if it has a single
+            split. If it is the run's own data at another location, the run's own division is used.
+        data: arrays instead of a source, ``(x, y)`` or anything that :func:`resnet_jax.data.load_arrays` accepts;
+            arrays that a run was trained on are split as the run split them.
         logits: also return the outputs of the network, in the order of the images.
-        summands: also return, in ``rows``, what is added up over the images, of each of them
-            (:data:`resnet_jax.training.step.SUMMAND`).
+        summands: also return, in ``rows``, the summands of each image (:data:`resnet_jax.training.step.SUMMAND`).
         views: test-time views: ``flip``: the mean over the image and its mirror image; ``flip_shift``: half of that,
-            and half of these moved by a pixel either way; ``ten_crop``: over the corners and the centre of an image
-            that is 1 / 0.875 times as large, and their mirror images. Probabilities are averaged; of regression,
-            values.
-        coco: of boxes: also return the detections as a JSON object in COCO's format, in pixels of the images as they
-            are stored.
+            and half of these shifted by a pixel each way; ``ten_crop``: over the corners and the center of an image
+            enlarged by 1 / 0.875, and their mirror images. Probabilities are averaged, or values for regression.
+        coco: for boxes: also return the detections as a JSON object in COCO format, in pixels of the images as stored.
 
     Raises:
-        UsageError: no such split, no normalization, classes that cannot be matched, or a network without classes.
-        DataError: the images are not there or unreadable.
-        RunError: the run's own data is not what it was.
+        UsageError: if there is no such split or normalization, classes cannot be matched, or the network has no
+            classes.
+        DataError: if the images do not exist or are unreadable.
+        RunError: if the run's own data has changed.
     """
     trained = trained if isinstance(trained, TrainedRun) else load_run(trained)
     require_normalization(trained)
@@ -161,7 +159,7 @@ def evaluate_run(
 
 
 def _in_place(rows: Mapping[str, np.ndarray], skipped: Sequence[LeftOut], total: int) -> Mapping[str, np.ndarray]:
-    """Return what was kept of every image with logits of NaN for those that were skipped."""
+    """Return what was kept of every image, with logits of NaN for skipped ones."""
     if not skipped or "logits" not in rows:
         return rows
     logits = np.full((total, *rows["logits"].shape[1:]), np.nan, rows["logits"].dtype)
@@ -170,10 +168,10 @@ def _in_place(rows: Mapping[str, np.ndarray], skipped: Sequence[LeftOut], total:
 
 
 def with_views(trained: TrainedRun, views: Views) -> tuple[TrainedRun, tuple[str, ...]]:
-    """Return the run with images of the size that views are taken of, and what is to be said of them.
+    """Return the run with images of the size that views are taken from, and a description.
 
     Raises:
-        UsageError: its inputs are no images, or of ten crops, no square ones.
+        UsageError: if its inputs are not images, or not square for ten_crop.
     """
     shape = trained.card.image_shape
     if views == "none":
@@ -194,16 +192,16 @@ def with_views(trained: TrainedRun, views: Views) -> tuple[TrainedRun, tuple[str
 
 
 def reestimate_run(trained: TrainedRun, batches: int, *, source: str | None = None) -> TrainedRun:
-    """Return the same network with batch statistics measured anew on its own training images, not augmented.
+    """Return the same network with batch statistics recomputed on its own training images, without augmentation.
 
     Args:
-        trained: as :func:`load_run` gives it.
-        batches: how many batches of the run's batch size, in random order, each image at most once.
-        source: where the run's own data may lie now; another source is not looked at.
+        trained: as returned by :func:`load_run`.
+        batches: number of batches of the run's batch size, in random order, each image at most once.
+        source: where the run's own data may be now; any other source is ignored.
 
     Raises:
-        UsageError: the run has fewer images or none, or its network has no statistics that can move.
-        RunError: the images are not what they were.
+        UsageError: if the run has too few images or none, or its network has no statistics that can change.
+        RunError: if the images have changed.
     """
     require_normalization(trained)
     splits = own_splits(own_or_other(trained, source)[0], "re-estimate statistics from")
@@ -227,9 +225,9 @@ def reestimate_run(trained: TrainedRun, batches: int, *, source: str | None = No
 
 
 def evaluation_config(trained: TrainedRun, mesh: Mesh) -> RunConfig:
-    """Return the run's configuration with the network's own image size and a batch that the devices here can share.
+    """Return the run's configuration with the network's own image size and a batch size that fits the devices.
 
-    A run may have been trained on others; evaluation does not depend on the size of the batch.
+    The run may have used other devices; evaluation does not depend on the batch size.
     """
     config = trained.config
     size = -(-config.train.batch_size // mesh.size) * mesh.size

@@ -1,4 +1,4 @@
-"""Run directories as foreign weight files."""
+"""Export of run directories as foreign weight files."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from resnet_jax.runtime.paths import user_path
 from resnet_jax.weights import from_variables, save_safetensors
 from resnet_jax.weights.notes import Notes
 
-#: Choices of a network that leave its function alone: an exported file does not hand them on.
+#: Choices of a network that do not affect its function; an exported file does not include them.
 _HOW_COMPUTED = ("execution", "remat", "norm_scope", "ghost_size", "norm_group_devices")
 
 
 def export_weights(run_dir: Path, out: Path, *, format: str) -> int:
-    """Write the network of a run as a safetensors file with another library's names; return the number of tensors.
+    """Write a run's network as a safetensors file with another library's names; return the number of tensors.
 
-    The file also keeps, as a text other libraries pass over, what import needs to give the same network back: its
-    choices, the names of its classes, size and normalization of its images (:mod:`resnet_jax.weights.notes`).
+    The file also stores, as text that other libraries ignore, what import needs to restore the same network: its
+    choices, the names of its classes, and the size and normalization of its images (:mod:`resnet_jax.weights.notes`).
 
     Raises:
-        UsageError: not a run directory, or an unknown format.
-        RunError: the file cannot be written.
+        UsageError: if it is not a run directory, or for an unknown format.
+        RunError: if the file cannot be written.
     """
     out = user_path(out)
     trained = load_network(run_dir)
@@ -36,7 +36,7 @@ def export_weights(run_dir: Path, out: Path, *, format: str) -> int:
 
 
 def notes_of(trained: TrainedRun) -> Notes:
-    """Return what an exported file says of the network of a run."""
+    """Return what an exported file says about the network of a run."""
     config, card = trained.config, trained.card
     choices = {name: value for name, value in config.model.changes.items() if name not in _HOW_COMPUTED}
     built = trained.model.config

@@ -1,7 +1,7 @@
-"""One training step once more, with an eye on what is not finite: inputs, every block forward and backward, the update.
+"""One training step repeated to find non-finite values: in inputs, in every block forward and backward, in the update.
 
-It computes what :func:`resnet_jax.training.step.make_train_step` does, on the same batch with the same keys, a
-micro-batch after the other, and keeps of everything its largest finite value and how many values are not finite.
+It computes what :func:`resnet_jax.training.step.make_train_step` does, on the same batch with the same keys, one
+micro-batch after the other, and records the largest finite value and the number of non-finite values of everything.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from resnet_jax.training.step import TrainPreprocess, prepared
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """What a step met. Pairs are (largest finite absolute value, values that are not finite).
+    """What a step encountered. Pairs are (largest finite absolute value, number of non-finite values).
 
     Attributes:
-        names: of the blocks, in depth order.
-        stages: of each block, from 0.
+        names: names of the blocks, in depth order.
+        stages: stage of each block, from 0.
         before: name -> the pair of each parameter and running statistic before the step.
-        inputs: the pair of what the network was given.
-        bad_inputs: rows of the batch in which that is not finite.
+        inputs: the pair of the network's inputs.
+        bad_inputs: rows of the batch whose inputs are not finite.
         activations: point -> a pair for each block, (blocks, 2).
-        outputs: the pair of what the network gave.
-        losses: of each example, (N,).
+        outputs: the pair of the network's outputs.
+        losses: losses of the examples, (N,).
         gradients: point -> pairs of the gradients there, (blocks, 2).
         parameters: name -> the pair of its gradient.
         statistics: name -> the pair of each running statistic after the step.
@@ -67,16 +67,16 @@ def profile_step(
     preprocess: TrainPreprocess | None,
     accumulate: int,
 ) -> Profile:
-    """Return what the update of a state with a batch meets.
+    """Return the profile of updating a state with a batch.
 
     Args:
         model: the network.
-        task: of the run.
+        task: task of the run.
         tx: its optimizer.
-        state: as it was before the step, its ``step`` that of the batch.
-        batch: on the devices.
-        preprocess: of the train step.
-        accumulate: micro-batches of a batch.
+        state: the state before the step, with the ``step`` of the batch.
+        batch: the batch, on the devices.
+        preprocess: preprocessing of the train step.
+        accumulate: number of micro-batches per batch.
     """
     chart = _chart(model, state, batch, preprocess, accumulate)
 
@@ -113,7 +113,7 @@ def profile_step(
 
 
 def _part(model: Any, task: Any, state: TrainState, batch: Any, key: jax.Array, scale: Any, chart: BlockIndex) -> Any:
-    """Return what one micro-batch meets."""
+    """Return the profile of one micro-batch."""
 
     def loss(trained: Any) -> tuple[jax.Array, Any]:
         with instrumented(BlockNames(), extreme_values()):
@@ -178,7 +178,7 @@ def _has(signals: Any, chart: BlockIndex, point: str) -> bool:
 
 
 def _worst(parts: list[Any]) -> Any:
-    """Return pairs over all micro-batches: the largest value, and how many are not finite in all."""
+    """Return pairs over all micro-batches: the largest value, and the total number of non-finite values."""
 
     def one(*pairs: jax.Array) -> jax.Array:
         stacked = jnp.stack(pairs)

@@ -1,7 +1,7 @@
-"""Where a training went wrong whose update was rejected: the step, its examples, and a profile through the depth.
+"""Diagnosis of a rejected update: the step, its examples, and a profile through the depth.
 
-A batch is a pure function of the step, so that it can be made again, and so is the state before it: from the newest
-checkpoint the steps since are made once more. ``fault.json`` has what is found, the message one sentence of it.
+A batch is a pure function of the step, so it can be made again, and so can the state before it: the steps since the
+newest checkpoint are repeated. ``fault.json`` contains the findings, the message one sentence of them.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from resnet_jax.training.members import is_population, restore
 from resnet_jax.training.population import member
 from resnet_jax.training.state import TrainState
 
-#: Seconds that may be spent on making the state before the step again; else that at hand is looked at.
+#: Seconds that may be spent on recomputing the state before the step; otherwise the current state is examined.
 PATIENCE = 60.0
-#: Names that a sentence lists.
+#: The maximum number of names in a sentence.
 FEW = 3
 _BOOKKEEPING = ("mask", "index", "epoch")
 
@@ -47,10 +47,10 @@ class Fault:
 
     Attributes:
         kind: ``input``, ``label``, ``parameters``, ``preparation``, ``activation``, ``loss``, ``gradient``,
-            ``statistics``, ``update``, or ``none`` where nothing is found.
+            ``statistics``, ``update``, or ``none`` if nothing is found.
         where: block, parameter or array; empty for none.
-        said: the same in a sentence.
-        rows: of the batch, of the examples at fault; empty where it is not one of them.
+        said: the same in one sentence.
+        rows: rows of the batch with the faulty examples; empty if no example is at fault.
     """
 
     kind: str
@@ -60,7 +60,7 @@ class Fault:
 
 
 class Broken(Protocol):
-    """What is needed of a training that went wrong: a :class:`~resnet_jax.runs.job.Job`, or a cell of an ablation."""
+    """What is needed of a failed training: a :class:`~resnet_jax.runs.job.Job`, or a cell of an ablation."""
 
     @property
     def config(self) -> RunConfig: ...
@@ -76,22 +76,22 @@ class Broken(Protocol):
 
 
 def explain_divergence(job: Job, error: Diverged) -> None:
-    """Find where it went wrong, write ``fault.json``, and add a sentence to the error. What fails here is only said."""
+    """Find the cause, write ``fault.json``, and add a sentence to the error. If this fails, it is only reported."""
     if said := _explain(job, error, lambda: _state_before(job, error)):
-        error.add(f"{said}. All about it is in {job.run.fault}")
+        error.add(f"{said}. Details are in {job.run.fault}")
 
 
 def explain_member(job: Broken, error: Diverged) -> str:
-    """Write ``fault.json`` of a member of a population, from the state at hand; return what was found, a sentence."""
+    """Write ``fault.json`` for a population member, from the current state; return the finding in one sentence."""
     return _explain(job, error, lambda: _state_at_hand(error))
 
 
 def _explain(job: Broken, error: Diverged, find: Callable[[], tuple[TrainState, str]]) -> str:
     try:
-        job.say(f"Step {error.step:,} once more, to see where it went wrong ...")
+        job.say(f"Step {error.step:,} is repeated to find the cause ...")
         report = make_report(job, error, *find())
     except Exception as failed:  # a memory that is full, perhaps; the divergence is what matters
-        job.say(f"where it went wrong cannot be said: {one_line(failed)}")
+        job.say(f"the cause could not be determined: {one_line(failed)}")
         return ""
     finally:
         error.state = None
@@ -101,13 +101,13 @@ def _explain(job: Broken, error: Diverged, find: Callable[[], tuple[TrainState, 
 
 
 def make_report(job: Broken, error: Diverged, state: TrainState, whose: str) -> dict[str, Any]:
-    """Return what ``fault.json`` holds.
+    """Return the contents of ``fault.json``.
 
     Args:
         job: the run.
-        error: its end.
-        state: before the step, as far as there is one.
-        whose: says which state that is.
+        error: the error that ended it.
+        state: the state before the step, if there is one.
+        whose: which state that is.
     """
     batch = host_batch(job.feed, error.step - 1)
     if error.member is not None and is_population(state):
@@ -136,13 +136,13 @@ def make_report(job: Broken, error: Diverged, state: TrainState, whose: str) -> 
 def find_fault(
     job: Broken, error: Diverged, batch: Mapping[str, np.ndarray], state: TrainState
 ) -> tuple[Fault, Profile | None]:
-    """Return the first thing that is not as it should be, and the profile if the network was looked at.
+    """Return the first fault, and the profile if the network was examined.
 
     Args:
         job: the run.
-        error: its end.
-        batch: of the step, on the host.
-        state: before it.
+        error: the error that ended it.
+        batch: the batch of the step, on the host.
+        state: the state before it.
     """
     parts = job.parts
     if (fault := _of_batch(parts, batch)) is not None and count() == 1:
@@ -161,7 +161,7 @@ def find_fault(
 
 
 def _of_batch(parts: RunComponents, batch: Mapping[str, np.ndarray]) -> Fault | None:
-    """Return what is wrong with the batch as it was read."""
+    """Return what is wrong with the batch as read."""
     for name, array in batch.items():
         if name not in _BOOKKEEPING and np.issubdtype(array.dtype, np.inexact):
             bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
@@ -177,7 +177,7 @@ def _of_batch(parts: RunComponents, batch: Mapping[str, np.ndarray]) -> Fault | 
 
 
 def _of_profile(profile: Profile, error: Diverged) -> Fault:
-    """Return what is wrong in the network, in the order in which it is computed."""
+    """Return what is wrong in the network, in the order of computation."""
     if bad := _bad(profile.before):
         return Fault("parameters", bad[0], f"before the step already, {_few(bad)} is not finite")
     if profile.bad_inputs.any():
@@ -225,11 +225,11 @@ def _of_profile(profile: Profile, error: Diverged) -> Fault:
         return Fault("statistics", bad[0], f"the running statistic {_few(bad)} is not finite after the step")
     if bad := _bad(profile.update):
         return Fault("update", bad[0], f"loss and gradients are finite, {_few(bad)} is not after the update")
-    return Fault("none", "", "made once more, everything in it is finite")
+    return Fault("none", "", "repeated, everything in it is finite")
 
 
 def _state_before(job: Job, error: Diverged) -> tuple[TrainState, str]:
-    """Return the state before the step, and which it is: made again from the newest checkpoint if it has moved on."""
+    """Return the state before the step, and which it is: recomputed from the newest checkpoint if it has moved on."""
     first = error.step - 1
     if error.made_after == 0 or is_population(error.state):
         return _state_at_hand(error)
@@ -255,12 +255,12 @@ def _state_before(job: Job, error: Diverged) -> tuple[TrainState, str]:
 
 
 def _state_at_hand(error: Diverged) -> tuple[TrainState, str]:
-    """Return the state as it is now, and which it is."""
+    """Return the current state, and which it is."""
     return error.state, f"{error.made_after} updates after it" if error.made_after else "as before the step"
 
 
 def _examples(job: Broken, batch: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Return row, position, pass and name of every example of the global batch."""
+    """Return row, position, epoch and name of every example of the global batch."""
     index, epoch = np.asarray(batch["index"]), np.asarray(batch["epoch"])
     if count() > 1:
         from jax.experimental import multihost_utils
@@ -279,7 +279,7 @@ def _described(source: Any, index: int) -> str:
 
 
 def _profile_rows(profile: Profile) -> dict[str, Any]:
-    """Return the profile as plain rows: of each block, and of what is not finite of the parameters."""
+    """Return the profile as plain rows: for each block, and for parameters with non-finite values."""
 
     def pair(values: np.ndarray) -> dict[str, float]:
         return {"largest": float(values[0]), "nonfinite": int(values[1])}
@@ -312,7 +312,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _from_output(name: str) -> tuple[int, ...]:
-    """Return what sorts parameters from the output to the input."""
+    """Return a sort key for parameters, from the output to the input."""
     if name.startswith("stem"):
         return (2,)
     if not name.startswith("stage"):
@@ -322,5 +322,5 @@ def _from_output(name: str) -> tuple[int, ...]:
 
 
 def _plain(value: float) -> float | str:
-    """Return a number as JSON has it: what is not finite is a text."""
+    """Return a number for JSON: non-finite values as text."""
     return value if math.isfinite(value) else str(value)

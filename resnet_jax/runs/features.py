@@ -1,4 +1,4 @@
-"""What a trained network makes of images below its classifier: embeddings, or the map of any stage."""
+"""What a trained network computes below its classifier: embeddings, or the feature maps of any stage."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ POOLED = "pooled"
 
 
 def parts_of(trained: TrainedRun) -> tuple[str, ...]:
-    """Return the names of what a network's backbone gives: ``stem``, ``stage1``, ..., ``final``, ``pooled``."""
+    """Return the names of what a network's backbone returns: ``stem``, ``stage1``, ..., ``final``, ``pooled``."""
     stages = [f"stage{index}" for index in range(1, len(trained.model.config.stage_sizes) + 1)]
     return ("stem", *stages, "final", POOLED)
 
 
 class Embedder(Inference):
-    """A network ready to describe images: see :class:`resnet_jax.runs.inference.Inference`.
+    """A network ready to compute features of images: see :class:`resnet_jax.runs.inference.Inference`.
 
     Args:
-        trained: as :func:`resnet_jax.runs.trained.load_run` gives it; it may have no classifier.
-        part: a name of :func:`parts_of`; what they are says :meth:`resnet_jax.models.ResNet.features`.
-        buckets: sizes of batches.
+        trained: as returned by :func:`resnet_jax.runs.trained.load_run`; it may have no classifier.
+        part: a name from :func:`parts_of`, as described in :meth:`resnet_jax.models.ResNet.features`.
+        buckets: batch sizes.
 
     Raises:
-        UsageError: no such part, or a network whose normalization is not known.
+        UsageError: if there is no such part, or the network's normalization is unknown.
     """
 
     def __init__(self, trained: TrainedRun, part: str = POOLED, buckets: Sequence[int] = BUCKETS):
@@ -45,12 +45,12 @@ class Embedder(Inference):
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-    """What the network makes of one image.
+    """The features of one image.
 
     Attributes:
         image: its file, or its index and source.
-        split: of a data set, the split it is in; else empty.
-        label: of a data set, the position of its class in the set's own order; else -1.
+        split: the split of the data set it is in; empty without a data set.
+        label: the position of its class in the data set's own order; -1 without a data set.
         values: float32, (C,) or (H, W, C); None if the image could not be read.
         error: why it could not be read, or None.
     """
@@ -68,8 +68,8 @@ class Described:
 
     Attributes:
         splits: records by the name of their split, in order.
-        class_names: of the labels.
-        notes: what the user should know of the data.
+        class_names: names of the labels.
+        notes: what the user should know about the data.
     """
 
     splits: dict[str, Records]
@@ -83,12 +83,12 @@ class Described:
 
 
 def find_images(trained: TrainedRun, source: str | None) -> Described | None:
-    """Return the images of a data source, or of the run itself if it is None; None if it is no data source.
+    """Return the images of a data source, or of the run itself for None; None if it is not a data source.
 
     Raises:
-        UsageError: an imported network has no images of its own.
-        DataError: the data is not there, or unreadable.
-        RunError: the run's own data is not what it was.
+        UsageError: if an imported network has no images of its own.
+        DataError: if the data does not exist, or is unreadable.
+        RunError: if the run's own data has changed.
     """
     if source is None:
         if not trained.was_trained_here:
@@ -103,7 +103,7 @@ def find_images(trained: TrainedRun, source: str | None) -> Described | None:
 
 
 def features_of(embedder: Embedder, described: Described) -> Iterator[Feature]:
-    """Yield what the network makes of every image of a data set, split after split, in the order of the records."""
+    """Yield the features of every image of a data set, split after split, in the order of the records."""
     for split, records in described.splits.items():
         found = embedder.each(_images(records))
         for index, (_, values) in enumerate(found):
@@ -111,7 +111,7 @@ def features_of(embedder: Embedder, described: Described) -> Iterator[Feature]:
 
 
 def features_of_files(embedder: Embedder, paths: Iterable[Image]) -> Iterator[Feature]:
-    """Yield what the network makes of image files."""
+    """Yield the features of image files."""
     for name, values in embedder.each(paths):
         yield _feature(name, values)
 

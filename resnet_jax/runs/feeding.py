@@ -1,4 +1,4 @@
-"""Where the training images lie while a run trains on them: resident on the devices, in memory, or read as needed."""
+"""Where the training images are stored while a run trains: resident on the devices, in memory, or read as needed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runtime.processes import greatest
 from resnet_jax.training.placement import Devices, as_placement
 
-#: Updates per call where the configuration does not say; 1 on other platforms. A CPU gains as well, 1.3 to 2.3 ms an
+#: Updates per call if the configuration does not say; 1 on other platforms. A CPU gains as well, 1.3 to 2.3 ms per
 #: update (one core: ResNet-20 on digits 28.6 -> 26.2 ms, two blocks of 8 and 16 channels 4.1 -> 2.4 ms), which is
-#: nothing to a larger step, and Ctrl-C waits for the end of a call. For GPUs and TPUs a guess: none was at hand.
+#: negligible for a larger step, and Ctrl-C waits for the end of a call. For GPUs and TPUs this is a guess: none was at
+#: hand.
 STEPS_PER_DISPATCH: dict[str, int] = {"gpu": 16, "tpu": 16}
 
 #: Share of a device's memory that the training set may take before that default falls back to single calls.
@@ -18,10 +19,10 @@ RESIDENT_SHARE = 0.25
 
 
 def steps_per_dispatch(config: RunConfig, feed: TrainBatches, mesh: Devices) -> int:
-    """Return how many updates a call makes: what the configuration says, or what pays on these devices.
+    """Return the number of updates per call: what the configuration says, or what is faster on these devices.
 
     Raises:
-        UsageError: several are asked for and the training set cannot lie on the devices; it says why.
+        UsageError: if several are requested and the training set does not fit on the devices; the message says why.
     """
     wanted = config.train.steps_per_dispatch
     if wanted == 1:
@@ -45,19 +46,19 @@ def steps_per_dispatch(config: RunConfig, feed: TrainBatches, mesh: Devices) -> 
 
 
 def fits_resident(feed: TrainBatches, mesh: Devices) -> bool:
-    """Return whether a training set can lie on the devices, and leaves them room: on CPUs if it lies in memory."""
+    """Return whether a training set fits on the devices with room to spare; on CPUs, whether it is in memory."""
     platform = as_placement(mesh).platform
     return feed.stored and (platform == "cpu" or feed.stored_bytes <= RESIDENT_SHARE * _memory_limit(mesh))
 
 
 def _memory_limit(mesh: Devices) -> int:
-    """Return the bytes of a device's memory, the least of all processes; 0 if it does not say."""
+    """Return a device's memory in bytes, the smallest over all processes; 0 if unknown."""
     limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in as_placement(mesh).local_devices]
     return int(-greatest([-min(limits, default=0)])[0])
 
 
 def describe_feed(config: RunConfig, feed: TrainBatches, mesh: Devices) -> str:
-    """Say where the training images are while they are trained on, and why there.
+    """Describe where the training images are stored during training, and why there.
 
     Args:
         config: the run.

@@ -1,4 +1,4 @@
-"""Where a run starts from when not from scratch: the network of another run directory, trained or imported."""
+"""Warm starts: the network of another run directory, trained or imported, as the start of a run."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ class Source:
     """What a run starts from.
 
     Attributes:
-        trained: the network of ``config.init_from``, with the variables that directory evaluates (averaged ones where
+        trained: the network of ``config.init_from``, with the variables that directory evaluates (averaged ones if
             there are some).
-        digest: of these variables, see :func:`resnet_jax.models.digest.params_digest`.
+        digest: digest of these variables, see :func:`resnet_jax.models.digest.params_digest`.
     """
 
     trained: TrainedRun
     digest: str
 
     def record(self) -> dict[str, Any]:
-        """Return what the run directory keeps of it."""
+        """Return what the run directory records about it."""
         return {"init_from": str(self.trained.path), "step": self.trained.step, "params_digest": self.digest}
 
 
 def find_source(config: RunConfig, run: RunDirectory) -> Source | None:
-    """Load what ``config`` starts from; None for a run from scratch, or one under way whose source is gone.
+    """Load what ``config`` starts from; None for a run from scratch, or a run in progress whose source is gone.
 
-    The source is needed to start only: once there is a checkpoint the run resumes from that. But where the source still
-    is, it must be what it was, else the run directory would not be what its configuration says.
+    The source is only needed to start: once there is a checkpoint, the run resumes from that. But if the source still
+    exists it must be unchanged, or the run directory would not be what its configuration says.
 
     Raises:
-        UsageError: there is no run directory at ``config.init_from``.
-        RunError: its weights are not those that this run began with.
+        UsageError: if there is no run directory at ``config.init_from``.
+        RunError: if its weights are not those that this run started from.
     """
     if config.init_from is None:
         return None
@@ -69,15 +69,15 @@ def find_source(config: RunConfig, run: RunDirectory) -> Source | None:
 
 
 def how_to_fit(config: RunConfig) -> dict[str, Any]:
-    """Return what a configuration gives of :func:`resnet_jax.weights.transfer.transfer`'s arguments, but the head's."""
+    """Return the arguments of :func:`resnet_jax.weights.transfer.transfer` in a configuration, except the head's."""
     return {"stem": config.init_stem, "bands": config.init_bands, "inflate": config.init_inflate}
 
 
 def require_transfer(config: RunConfig, source: Source, parts: RunComponents, card: DatasetInfo) -> None:
-    """Refuse a source that does not fit the network or the data, before anything is written.
+    """Reject a source that does not fit the network or the data, before anything is written.
 
     Raises:
-        UsageError: with what differs, both sides named, and what to ask for.
+        UsageError: if it does not fit; the message names both sides, and the option to use.
     """
     old, new = source.trained.card.class_names, card.class_names
     named = source.trained.was_trained_here or not are_numbers(old)  # else imported without names for its classes
@@ -125,9 +125,9 @@ def start_state(config: RunConfig, source: Source, parts: RunComponents) -> Trai
 
 
 def describe(config: RunConfig, source: Source, parts: RunComponents, card: DatasetInfo) -> tuple[str, ...]:
-    """Return lines on the start of a run: where the weights come from, and which classes a kept classifier is for.
+    """Return lines about the start of a run: where the weights come from, and which classes a kept classifier has.
 
-    The choices in which the networks differ are named: not all change a shape.
+    The choices in which the networks differ are listed, since not all of them change a shape.
     """
     old, new = (dataclasses.asdict(model.config) for model in (source.trained.model, parts.model))
     changed = ", ".join(f"{name} {old[name]} -> {new[name]}" for name in new if old[name] != new[name])

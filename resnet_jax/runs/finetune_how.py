@@ -1,4 +1,4 @@
-"""How to fine-tune: the options of the verb, and the runs that its stages are."""
+"""How to fine-tune: the options of the verb, and the configurations of its stages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from resnet_jax.models.resnet import ResNet
 
 HEAD_RATE, ADAPTIVE_RATE = 0.1, 1e-4
-"""Of SGD for 128 examples, of a classifier alone; of optimizers that adapt their step, of the whole network."""
+"""Learning rates of a classifier alone, with SGD at batch size 128, and of the whole network with adaptive
+optimizers."""
 
 Method = Literal["full", "linear", "bit"]
 
@@ -26,19 +27,21 @@ class HowToFinetune:
     """How to fine-tune."""
 
     method: Method = "full"
-    """full: the classifier first, then the whole network; linear: the classifier alone; bit: the whole network by the
-    rule of Kolesnikov et al. 2020, by the size of the data set."""
+    """full: train the classifier first, then the whole network. linear: train the classifier alone. bit: train the
+    whole network by the rule of Kolesnikov et al. 2020, which depends on the size of the data set."""
     head_share: Share = 0.2
-    """full: share of the length in which the classifier alone is trained; 0: none."""
+    """full: fraction of the length in which only the classifier is trained; 0: none."""
     head_rate: Positive | None = None
-    """Learning rate of the classifier alone (default: 0.1 for batches of 128, in proportion)."""
+    """Learning rate while only the classifier is trained (default: 0.1 at batch size 128, scaled in proportion to the
+    batch size)."""
     seeds: AtLeast1 = 1
-    """How many seeds, from --seed on: the table then has mean and standard deviation, and margins with intervals."""
+    """Number of seeds, starting at --seed. With several, the table has mean and standard deviation, and differences
+    have intervals."""
     scratch: bool = False
-    """Also train the same network from scratch with the same updates, to compare with."""
+    """Also train the same network from scratch with the same number of updates, for comparison."""
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
+        """Reject values out of range."""
         check_fields(self)
         if self.head_share == 1.0:
             raise UsageError("head_share 1 leaves nothing for the whole network: give less, or method linear")
@@ -46,21 +49,21 @@ class HowToFinetune:
 
 @dataclasses.dataclass(frozen=True)
 class ImportAs:
-    """How a weights file is read, where it does not say so itself; of a run directory nothing of it is used."""
+    """How to read a weights file that does not describe itself. Not used for a run directory."""
 
     key: str | None = None
-    """Of a weights file that holds several networks: which one, as `weights import` has it."""
+    """For a weights file with several networks: which one, as in `weights import`."""
     class_names: Path | None = None
-    """Of a weights file: a file with the names of its outputs in order, one a line."""
+    """For a weights file: a file with the names of its outputs, one per line in output order."""
 
 
 def without_choices(model: ModelSpec, *choices: str) -> ModelSpec:
-    """Return a network whose choices of these names are its own."""
+    """Return a network in which the choices of these names are reset to its own."""
     return ModelSpec.from_dict({name: value for name, value in model.to_dict().items() if name not in choices})
 
 
 def head_steps(how: HowToFinetune, steps: int) -> int:
-    """Return the updates of the classifier alone, of so many in all.
+    """Return the number of updates for the classifier alone, out of the total.
 
     >>> head_steps(HowToFinetune(head_share=0.25), 100), head_steps(HowToFinetune("linear"), 100)
     (25, 100)
@@ -75,14 +78,14 @@ def head_steps(how: HowToFinetune, steps: int) -> int:
 
 
 def head_config(config: RunConfig, how: HowToFinetune, steps: int, model: ResNet, shape: tuple[int, ...]) -> RunConfig:
-    """Return the run that trains the classifier alone, on a backbone whose parameters and statistics stay.
+    """Return the run that trains only the classifier, on a backbone whose parameters and statistics are frozen.
 
     Args:
-        config: of the whole network.
+        config: configuration of the run of the whole network.
         how: how to fine-tune.
-        steps: its updates.
+        steps: number of updates.
         model: the network, for the names of its parts.
-        shape: of its inputs, without the batch.
+        shape: shape of its inputs, without the batch axis.
     """
     from resnet_jax.models.count import abstract_variables
     from resnet_jax.runs.defaults import with_values
@@ -104,7 +107,7 @@ def head_config(config: RunConfig, how: HowToFinetune, steps: int, model: ResNet
 
 
 def starting_from(config: RunConfig, path: Path) -> RunConfig:
-    """Return a run that starts from the network in a run directory as it is, its classifier too."""
+    """Return a run that starts from the network in a run directory as it is, including its classifier."""
     from resnet_jax.runs.defaults import with_values
 
     as_it_is = {"init_head": "exact", "init_stem": "exact", "init_bands": [], "init_inflate": "none"}
@@ -112,7 +115,7 @@ def starting_from(config: RunConfig, path: Path) -> RunConfig:
 
 
 def with_steps(config: RunConfig, steps: int) -> RunConfig:
-    """Return a run of so many updates."""
+    """Return a run with this number of updates."""
     from resnet_jax.runs.defaults import with_values
 
     return with_values(config, {"train.length": f"{steps} steps", "train.limit": None})

@@ -1,10 +1,10 @@
-"""What fine-tuning a network on a data set is to do: every choice with its reason, from what network and data are.
+"""The plan for fine-tuning a network on a data set: every choice with its reason, derived from network and data.
 
-The choices are those of :mod:`resnet_jax.runs.defaults` for the data (division, batch, augmentation, class weights),
-and here those that a pre-trained network changes: its own size, channels and normalization stay, rates are smaller and
-the length shorter. The head is trained first, on the frozen network: a new classifier would else send large gradients
-of no use through features that are good already (Kumar et al. 2022, arXiv 2202.10054). What the user has chosen goes
-before all of it.
+The choices are those of :mod:`resnet_jax.runs.defaults` for the data (split, batch size, augmentation, class weights),
+and here those that a pre-trained network changes: its own image size, channels and normalization are kept, learning
+rates are smaller and the length is shorter. The head is trained first, on the frozen network, because a new classifier
+would otherwise send large, useless gradients through features that are already good (Kumar et al. 2022, arXiv
+2202.10054). The user's own choices override all of this.
 """
 
 from __future__ import annotations
@@ -27,26 +27,28 @@ from resnet_jax.tasks.facts import SAID_OF_KIND
 from resnet_jax.training.config import TrainConfig
 
 RECIPE = "finetune"
-"""What a configuration that was made here calls its recipe."""
+"""The recipe name of a configuration made here."""
 RATE, KNOWN_RATE = 0.05, 0.01
-"""Of SGD for 128 examples, of the whole network: for other classes, and for those that it knows or where batch norm is
-frozen, which nothing then brings back to its scale (of 3 seeds on 180 cells one was thrown off by the larger rate)."""
+"""Learning rates of the whole network, for SGD with batches of 128: for new classes, and for known classes or frozen
+batch norm, where nothing would bring activations back to scale (of 3 seeds on 180 cells, one was thrown off by the
+larger rate)."""
 STEM_SHARE = 1 / 3
-"""Rate of the stem over that of the classifier: rates grow from block to block in between."""
+"""Learning rate of the stem relative to that of the classifier; rates grow from block to block in between."""
 UPDATES, FEWEST_EPOCHS, MOST_EPOCHS = 1_000, 5, 30
 FEW_A_BATCH = 16
-"""Examples of a batch below which its statistics are too noisy to normalize by."""
+"""Batch size below which batch statistics are too noisy to normalize with."""
 VALIDATIONS = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Outlook:
-    """What the network will see, before the images are divided: all that a probe needs.
+    """What the network will see, before the images are split: everything a probe needs.
 
     Attributes:
-        config: with everything that is chosen for the data; its optimizer and length are those from scratch.
-        forced: field -> value, of the pre-trained network.
-        reasons: field -> why, for the choices to be said.
+        config: the configuration with all choices for the data; its optimizer and length are those for training from
+            scratch.
+        forced: field -> value, required by the pre-trained network.
+        reasons: field -> reason, for the choices that are reported.
     """
 
     config: RunConfig
@@ -57,17 +59,17 @@ class Outlook:
 def look_ahead(
     source: TrainedRun, found: Findings, how: HowToFinetune, given: Mapping[str, Any], machine: Machine | None = None
 ) -> Outlook:
-    """Choose what goes by the data and the network: classes, channels, size, normalization, network, batch, division.
+    """Choose what depends on data and network: classes, channels, size, normalization, network, batch size, split.
 
     Args:
         source: the pre-trained network.
         found: the data.
         how: how to fine-tune.
-        given: field, such as ``train.length`` -> what the user has chosen, as in YAML.
-        machine: what it is to run on (default: one accelerator).
+        given: field, such as ``train.length`` -> the user's choice, as in YAML.
+        machine: the machine to train on (default: one accelerator).
 
     Raises:
-        UsageError: the network cannot take the data; both are named.
+        UsageError: if the network cannot take the data; the message names both.
     """
     if found.label_kind != "class":
         raise UsageError(
@@ -106,7 +108,7 @@ def look_ahead(
 def _inputs(
     source: TrainedRun, found: Findings, given: Mapping[str, Any], rules: dict[str, tuple[Any, str]]
 ) -> Findings:
-    """Settle size, channels and normalization; return the data as the network will see its channels."""
+    """Determine size, channels and normalization; return the data with the channels that the network will see."""
     shape, stored = source.card.image_shape, found.shapes[0]
     if len(stored) != len(shape):
         raise UsageError(
@@ -126,7 +128,7 @@ def _inputs(
                 f"{source.path} takes {own_channels} channels, and {found.source} has {channels}: init_stem mean "
                 "averages its first convolution over them"
             )
-        done = "grey repeated in the 3 channels" if own_channels == 3 else "colours turned to the grey"
+        done = "grey repeated in the 3 channels" if own_channels == 3 else "color converted to the gray"
         rules["model.in_channels"] = (own_channels, f"{done} that the network takes")
         channels = own_channels
         found = dataclasses.replace(found, shapes=tuple((*one[:-1], channels) for one in found.shapes))
@@ -152,10 +154,10 @@ def _inputs(
 
 
 def _require_size(config: RunConfig, source: TrainedRun, found: Findings) -> None:
-    """Refuse images of which the network would leave less than one position.
+    """Reject images that the network would shrink to less than one position.
 
     Raises:
-        UsageError: with the stride of the network.
+        UsageError: if they are too small; the message has the stride of the network.
     """
     stride, size = source.model.config.own_stride, config.data.image_size
     least = found.side[0] if size is None else size
@@ -168,7 +170,7 @@ def _require_size(config: RunConfig, source: TrainedRun, found: Findings) -> Non
 
 
 def _head(source: TrainedRun, found: Findings) -> tuple[str, str]:
-    """Return ``init_head``: the classifier is kept where every class of the data is known to be its own output."""
+    """Return ``init_head``: the classifier is kept if every class of the data is known to be its own output."""
     old, new = source.card.class_names, found.names
     if source.model.config.num_classes != len(new) or len(old) != len(new) or same_order(new, old) is None:
         return "new", f"{len(new)} classes, which the network does not have: the linear probe's"
@@ -179,13 +181,13 @@ def _head(source: TrainedRun, found: Findings) -> tuple[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class FinetunePlan:
-    """All that the stages are made of.
+    """Everything the stages are made of.
 
     Attributes:
-        config: of the whole network; its length is that of all stages together.
-        scratch: of the same network from scratch, with the same batches and as many updates.
-        steps_per_epoch: updates of an epoch.
-        reasons: field -> why it has its value, for those to be said.
+        config: the configuration for the whole network; its length is that of all stages together.
+        scratch: the configuration of the same network from scratch, with the same batches and number of updates.
+        steps_per_epoch: updates per epoch.
+        reasons: field -> reason, for the choices that are reported.
     """
 
     config: RunConfig
@@ -195,21 +197,21 @@ class FinetunePlan:
 
     @property
     def steps(self) -> int:
-        """Updates of all stages together."""
+        """Number of updates of all stages together."""
         return self.config.train.total_steps(self.steps_per_epoch)
 
 
 def make_plan(outlook: Outlook, examples: int, how: HowToFinetune, given: Mapping[str, Any]) -> FinetunePlan:
-    """Choose batch, length and optimizer for so many training examples.
+    """Choose batch size, length and optimizer for this number of training examples.
 
     Args:
-        outlook: as :func:`look_ahead` gives it.
-        examples: to train on, after validation and test are held out.
+        outlook: as returned by :func:`look_ahead`.
+        examples: number of training examples, after validation and test are held out.
         how: how to fine-tune.
-        given: what the user has chosen.
+        given: the user's choices.
 
     Raises:
-        UsageError: a value that no run can have.
+        UsageError: for a value that no run can have.
     """
     config, reasons = outlook.config, dict(outlook.reasons)
     rules = _bit(config, examples, given) if how.method == "bit" else _usual(config, examples, given)
@@ -251,10 +253,10 @@ def _usual(config: RunConfig, examples: int, given: Mapping[str, Any]) -> dict[s
         if affordable < epochs * per_epoch:
             rules["train.length"] = (config.train.length, "as much as this CPU can do in about an hour")
         else:
-            rules["train.length"] = (f"{epochs} epochs", f"{epochs * per_epoch:,} updates: it has learned most already")
+            rules["train.length"] = (f"{epochs} epochs", f"{epochs * per_epoch:,} updates: it already knows most")
     frozen = network.norm == "batch" and batch < FEW_A_BATCH
     if frozen:
-        why = f"batches of {batch} are too few to normalize by: the network's own statistics stay"
+        why = f"batches of {batch} are too few to normalize by: the network's own statistics are kept"
         rules["model.norm_scope"] = ("frozen", why)
     rules |= _validations(config, per_epoch, given, rules)
     name = given.get("optim.name", "sgd")
@@ -262,7 +264,7 @@ def _usual(config: RunConfig, examples: int, given: Mapping[str, Any]) -> dict[s
         known = config.init_head == "exact"
         small = "for classes that it knows" if known else "its statistics being frozen"
         whole, why = (KNOWN_RATE, small) if known or frozen else (RATE, "half of that from scratch")
-        rules["optim.learning_rate"] = (float(f"{whole * batch / 128:.4g}"), f"{whole:g} for 128 examples, {why}")
+        rules["optim.learning_rate"] = (float(f"{whole * batch / 128:.4g}"), f"{whole:g} for batches of 128, {why}")
         rules |= {"optim.momentum": (0.9, ""), "optim.nesterov": (True, "")}
     else:
         rules["optim.learning_rate"] = (ADAPTIVE_RATE, f"a tenth of what is usual for {name}")
@@ -277,7 +279,7 @@ def _usual(config: RunConfig, examples: int, given: Mapping[str, Any]) -> dict[s
 
 
 def _bit(config: RunConfig, examples: int, given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-    """Return everything that BiT's rule says."""
+    """Return everything that BiT's rule determines."""
     rule = bit_rule(examples, (1, 1))  # the size is settled: `bit_size`
     most = min(rule.batch_size, 2 ** (examples.bit_length() - 1))
     batch = int(given.get("train.batch_size", most))
@@ -302,12 +304,12 @@ def _bit(config: RunConfig, examples: int, given: Mapping[str, Any]) -> dict[str
 
 
 def bit_size(side: int, found: Findings, own: tuple[int | None, str]) -> tuple[int | None, str]:
-    """Return the side of images by BiT's rule, and why, for a network of large images; of small ones its own.
+    """Return the image side by BiT's rule, and why, for a network of large images; otherwise the network's own side.
 
     Args:
-        side: of the network's own images in pixels.
+        side: side of the network's own images in pixels.
         found: the data.
-        own: the side that the network's own size makes of them, and why.
+        own: the side derived from the network's own size, and why.
 
     >>> from resnet_jax.data.look import look_at
     >>> bit_size(32, look_at("digits"), (32, ""))[0], bit_size(224, look_at("digits"), (224, ""))[0]
@@ -323,7 +325,7 @@ def bit_size(side: int, found: Findings, own: tuple[int | None, str]) -> tuple[i
 def _validations(
     config: RunConfig, per_epoch: int, given: Mapping[str, Any], rules: Mapping[str, tuple[Any, str]]
 ) -> dict[str, tuple[Any, str]]:
-    """Return ``train.validate_every``, where an epoch is too short to validate after each."""
+    """Return ``train.validate_every``, if an epoch is too short to validate after each."""
     length = given.get("train.length", rules.get("train.length", (config.train.length, ""))[0])
     epochs = TrainConfig(length=str(length)).total_steps(per_epoch) / per_epoch
     if "train.validate_every" in given or epochs <= VALIDATIONS:

@@ -1,4 +1,4 @@
-"""The first stage of fine-tuning: what the network gets right as it is, and a linear probe on its frozen features."""
+"""The first stage of fine-tuning: the network's accuracy as it is, and a linear probe on its frozen features."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ NETWORK = "network"
 
 
 def probe_rows(folder: Path, source: TrainedRun, config: RunConfig, images: RunData | None, tell: Say) -> list[Row]:
-    """Return the rows of before and of the linear probe; computed once, and then kept in probe.json.
+    """Return the table rows of the initial network and of the linear probe; computed once and stored in probe.json.
 
     Args:
-        folder: where to keep it.
+        folder: where to store them.
         source: the network.
-        config: of the run whose images they are.
-        images: of that run; None to load them where they are needed.
-        tell: is given a line for each row.
+        config: configuration of the run whose images are used.
+        images: images of that run; None to load them when needed.
+        tell: called with a line for each row.
 
     Raises:
-        UsageError: the network cannot take the images.
-        RunError: what is kept is of other weights.
+        UsageError: if the network cannot take the images.
+        RunError: if the stored result belongs to other weights.
     """
     path = folder / "probe.json"
     digest = params_digest(source.variables["params"], source.variables.get("batch_stats", {}))
@@ -127,7 +127,7 @@ def _keep(folder: Path, config: RunConfig, card: DatasetInfo, variables: dict[st
 
 
 def _draw(folder: Path, card: DatasetInfo, labels: np.ndarray, predicted: np.ndarray, tell: Say) -> None:
-    """Keep and draw which classes the probe took for which."""
+    """Store and draw the probe's confusion matrix."""
     names = card.class_names
     counts = Confusion.of_rows(labels, predicted, len(names))
     arrays = {name: getattr(counts, name) for name in ("true", "predicted", "counts")}
@@ -139,7 +139,7 @@ def _draw(folder: Path, card: DatasetInfo, labels: np.ndarray, predicted: np.nda
 
 
 def _before(source: TrainedRun, card: DatasetInfo, test: Features) -> dict[str, Any]:
-    """Return what the network gets right as it is, where the classes are its own; else what chance does."""
+    """Return the network's accuracy as it is, if the classes are its own; otherwise the chance level."""
     head = classifier_of(source.variables)
     try:
         ours = class_names_of(source)

@@ -1,14 +1,15 @@
-"""Fine-tuning from a network, trained or imported, to a table of before and after: stages that resume.
+"""Fine-tuning from a network, trained or imported, to a table of before and after, in stages that can be resumed.
 
-=================  =====================================================================================
-``finetune.json``  what was asked for, and what was chosen for it: the same command goes on with that
-``source/``        the network, where it was imported from a weights file
-``probe/``         the linear probe: probe.json, confusion.npz, confusion.png, and as a run directory ``network``
-``seedN/head/``    the run of the classifier alone, of seed N
-``seedN/all/``     the run of the whole network
-``seedN/scratch/``  the run from scratch
-``table.md``, ``table.json``  before and after
-=================  =====================================================================================
+============================  ====================================================================================
+``finetune.json``             what was asked for, and what was chosen for it; the same command continues with that
+``source/``                   the network, if it was imported from a weights file
+``probe/``                    the linear probe: probe.json, confusion.npz, confusion.png, and the run directory
+                              ``network``
+``seedN/head/``               the run of the classifier alone, with seed N
+``seedN/all/``                the run of the whole network
+``seedN/scratch/``            the run from scratch
+``table.md``, ``table.json``  the results before and after
+============================  ====================================================================================
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneDirectory:
-    """Where everything goes."""
+    """The output directory of a fine-tuning."""
 
     path: Path
 
@@ -91,23 +92,23 @@ def finetune(
     weights: ImportAs | None = None,
     console: RichConsole | None = None,
 ) -> Table:
-    """Fine-tune a network on a data set, stage by stage; what is there of an earlier call is not done again.
+    """Fine-tune a network on a data set, stage by stage; results of an earlier call are reused.
 
     Args:
         start: a run directory, trained or imported, or a weights file (`weights import`), whose network is
-            ``model.name`` in ``given`` unless the file says it.
-        data: a path or a source, as :func:`resnet_jax.data.look.look_at` takes it.
+            ``model.name`` in ``given`` unless the file contains it.
+        data: a path or a source, as accepted by :func:`resnet_jax.data.look.look_at`.
         how: how to fine-tune.
         out: the directory (default: :func:`default_out`).
-        given: field, such as ``optim.learning_rate`` -> value, as in YAML: chosen already.
-        weights: how a weights file is read.
+        given: field, such as ``optim.learning_rate`` -> value, as in YAML; overrides the choices.
+        weights: how to read a weights file.
         console: where to show progress (default: nowhere).
 
     Raises:
-        UsageError: network and data do not fit, or a choice cannot be.
-        DataError: the data or the weights cannot be read.
-        RunError: the directory belongs to another command, or a training failed.
-        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+        UsageError: if network and data do not fit, or a choice is invalid.
+        DataError: if the data or the weights cannot be read.
+        RunError: if the directory belongs to another command, or a training failed.
+        Interrupted: on Ctrl-C or SIGTERM; the state is saved.
     """
     how, given, console = how or HowToFinetune(), dict(given or {}), console or RichConsole(quiet=True)
     start, data = str(start), str(data)
@@ -128,9 +129,7 @@ def finetune(
             known, images = _choose(source, start, data, how, given, tell)
             write_whole(folder.asked, json.dumps(known, indent=2) + "\n")
         else:
-            tell(
-                f"{folder.path} holds a fine-tuning: what was chosen there stays, and the data is not looked at again."
-            )
+            tell(f"{folder.path} contains a fine-tuning: its choices are kept, and the data is not examined again.")
         plan = _plan_of(known, folder)
         rows = probe_rows(folder.probe, source, plan.config, images, tell)
         del images
@@ -155,7 +154,7 @@ def finetune(
 
 
 def _asked(start: str, data: str, how: HowToFinetune, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides the result of every stage, as JSON has it."""
+    """Return everything that determines the result of every stage, as JSON values."""
     ignored = without_effect()
     kept = {field: value for field, value in sorted(given.items()) if field not in ignored}
     asked = {"start": start, "data": data, "method": how.method, "given": kept}
@@ -170,7 +169,7 @@ def _read(folder: FinetuneDirectory, asked: dict[str, Any]) -> dict[str, Any] | 
     """Return what was chosen here before; None if nothing was.
 
     Raises:
-        RunError: it belongs to another command, or cannot be read.
+        RunError: if it belongs to another command, or cannot be read.
     """
     if not folder.asked.is_file():
         if folder.path.is_dir() and (folder.path / "config.yaml").is_file():
@@ -188,8 +187,8 @@ def _read(folder: FinetuneDirectory, asked: dict[str, Any]) -> dict[str, Any] | 
             if before.get(key) != asked.get(key)
         ]
         raise RunError(
-            f"{folder.path} holds another fine-tuning:\n  " + "\n  ".join(changed) + "\nUse another directory (out), "
-            "or the same command to go on with it"
+            f"{folder.path} contains another fine-tuning:\n  " + "\n  ".join(changed) + "\nUse another directory (out) "
+            "or the same command to resume it"
         )
     return known
 
@@ -197,11 +196,11 @@ def _read(folder: FinetuneDirectory, asked: dict[str, Any]) -> dict[str, Any] | 
 def _source(
     folder: FinetuneDirectory, start: str, given: Mapping[str, Any], weights: ImportAs, tell: Say
 ) -> TrainedRun:
-    """Load the network; a weights file is imported first, once.
+    """Load the network; a weights file is first imported, once.
 
     Raises:
-        UsageError: there is neither.
-        DataError: the file does not fit the network.
+        UsageError: if there is neither.
+        DataError: if the file does not fit the network.
     """
     place = user_path(Path(start))
     if place.is_dir():
@@ -232,7 +231,7 @@ def _source(
 def _choose(
     source: TrainedRun, start: str, data: str, how: HowToFinetune, given: Mapping[str, Any], tell: Say
 ) -> tuple[dict[str, Any], RunData]:
-    """Choose everything, say it, and return what is kept of it, and the images."""
+    """Make all choices, print them, and return what is stored of them, and the images."""
     found = look_at(data)
     tell(describe(found))
     outlook = look_ahead(source, found, how, given, Machine.here())
@@ -275,7 +274,7 @@ def _stages(
     console: RichConsole,
     tell: Say,
 ) -> list[Row]:
-    """Train the stages of every seed; those that are finished are not trained again."""
+    """Train the stages of every seed; finished stages are not trained again."""
     alone, total = head_steps(how, plan.steps), plan.steps
     done: dict[str, list[Summary]] = {}
 

@@ -1,4 +1,4 @@
-"""What fine-tuning came to: before and after, over seeds, and whether it beats the linear probe."""
+"""The results of fine-tuning: before and after, over seeds, and whether it beats the linear probe."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Row:
 
     Attributes:
         stage: a key of :data:`NAMES`.
-        accuracy: on the test split, one a seed; of what has no seed one in all.
-        what: how it came about.
-        val: best validation accuracies, one a seed; None where there are none.
-        updates: of a seed, in this stage; 0 without training.
-        seconds: of all seeds.
+        accuracy: accuracies on the test split, one per seed; a single one for a stage without seeds.
+        what: how it was obtained.
+        val: best validation accuracies, one per seed; None where there are none.
+        updates: updates per seed in this stage; 0 without training.
+        seconds: time over all seeds.
     """
 
     stage: str
@@ -48,13 +48,13 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Margin:
-    """By how much the result is better than another stage.
+    """How much better the result is than another stage.
 
     Attributes:
-        over: the stage.
-        mean: accuracy less the other's, over seeds.
-        seeds: pairs of the same seed.
-        difference: its interval, paired by seed; None of one seed.
+        over: the other stage.
+        mean: mean accuracy difference over seeds.
+        seeds: number of pairs with the same seed.
+        difference: its interval, paired by seed; None for one seed.
     """
 
     over: str
@@ -64,7 +64,7 @@ class Margin:
 
     @property
     def sure(self) -> bool | None:
-        """Whether the interval leaves 0 out; None where seeds say nothing of it."""
+        """Whether the interval excludes 0; None if there are too few seeds to tell."""
         return None if self.difference is None or self.difference.spreadless else self.difference.distinguishable
 
     def to_json(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class Margin:
         return {"over": self.over, "mean": self.mean, "seeds": self.seeds, "interval": interval, "sure": self.sure}
 
     def said(self) -> str:
-        """Say it in a clause."""
+        """Return it as a clause."""
         points = 100 * self.mean
         way = f"{points:+.2f} points over {NAMES[self.over]}"
         if self.difference is None:
@@ -91,9 +91,9 @@ class Table:
 
     Attributes:
         title: network and data.
-        rows: in the order of the stages.
-        test_examples: images of the test split.
-        notes: what a reader has to know.
+        rows: rows in the order of the stages.
+        test_examples: number of images in the test split.
+        notes: what a reader needs to know.
     """
 
     title: str
@@ -107,7 +107,7 @@ class Table:
         return next(row for stage in (ALL, HEAD) for row in self.rows if row.stage == stage)
 
     def margins(self) -> tuple[Margin, ...]:
-        """Return by how much the result is better than every other stage."""
+        """Return how much better the result is than every other stage."""
         ours = self.result.accuracy
         found = []
         for row in self.rows:
@@ -121,7 +121,7 @@ class Table:
         return tuple(found)
 
     def verdict(self) -> str:
-        """Say whether fine-tuning was worth it."""
+        """Return a sentence on whether fine-tuning was worth it."""
         margin = next(one for one in self.margins() if one.over == PROBE)
         did = "training the classifier" if self.result.stage == HEAD else "fine-tuning"
         if margin.mean <= 0:
@@ -135,11 +135,11 @@ class Table:
         return [HEADER, *(_cells(row) for row in self.rows)]
 
     def markdown(self) -> str:
-        """Return the file table.md."""
+        """Return the contents of table.md."""
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self.cells()]
         lines.insert(1, "|" + "---|" * len(HEADER))
         margins = [f"- {margin.said()}" for margin in self.margins()]
-        said = [f"Accuracy on the {self.test_examples:,} test images, which decided nothing.", *self.notes]
+        said = [f"Accuracy on the {self.test_examples:,} test images, which no decision used.", *self.notes]
         return "\n\n".join(
             [f"# {self.title}", "\n".join(lines), self.verdict(), "\n".join(margins), "\n".join(said)]
         ) + "\n"  # fmt: skip
@@ -180,5 +180,5 @@ def table_of(rows: Sequence[Row], **about: Any) -> Table:
 
 
 def row_of_json(stage: str, stored: Mapping[str, Any]) -> Row:
-    """Return a row of what has no seed, as it is stored."""
+    """Return a stored row of a stage without seeds."""
     return Row(stage, (float(stored["accuracy"]),), str(stored["what"]), seconds=float(stored.get("seconds", 0.0)))

@@ -54,38 +54,42 @@ def fit(
     observers: Sequence[Any] = (),
     narrow: Callable[[RunData], RunData] | None = None,
 ) -> Fit:
-    """Train, select, test once. An unfinished run of the same configuration in the directory is resumed.
+    """Train, select the state, and test once. An unfinished run of the same configuration in the directory is resumed.
 
-    A schedule of the recipe that does not fit into a shorter run is shortened in proportion, and a run whose length
-    alone differs is continued from where it is (:mod:`resnet_jax.runs.length`); both are said.
+    If the recipe's schedule does not fit into a shorter run, it is shortened in proportion, and if only the length of
+    an existing run differs, that run is continued (:mod:`resnet_jax.runs.length`); both are reported.
 
-    In several processes (:func:`resnet_jax.initialize_processes`) all of them call it alike: the main process writes
-    the files, tells observers and prints, and what ends one process ends all.
+    With several processes (:func:`resnet_jax.initialize_processes`), all of them make the same call: the main process
+    writes the files, calls observers and prints, and what ends one process ends all.
 
-    Arrays are divided into training, validation and test as any source is; a run of them is resumed with the same ones.
+    Arrays are split into training, validation and test like any source; a run on arrays must be resumed with the same
+    ones.
 
     Args:
-        config: what to do; see :func:`resnet_jax.runs.recipes.load_recipe`. Or data alone, as ``data``: all else is
-            then chosen for it (:func:`resnet_jax.runs.defaults.choose`), unless ``run_dir`` holds a run.
-        run_dir: where to put it (default: :func:`resnet_jax.runs.directory.default_path`; of data alone
-            :func:`resnet_jax.runs.auto.auto_path`).
-        data: in place of ``data.source``: a path, or arrays ``(x, y)``, ``{"image": x, "label": y}`` or any that
-            :func:`resnet_jax.data.load_arrays` takes.
+        config: what to do; see :func:`resnet_jax.runs.recipes.load_recipe`. Omit it to give only ``data``: everything
+            else is then chosen for the data (:func:`resnet_jax.runs.defaults.choose`), unless ``run_dir`` contains a
+            run.
+        run_dir: the run directory (default: :func:`resnet_jax.runs.directory.default_path`, or
+            :func:`resnet_jax.runs.auto.auto_path` if only data is given).
+        data: data to use instead of ``data.source``: a path, or arrays ``(x, y)``, ``{"image": x, "label": y}`` or
+            anything that :func:`resnet_jax.data.load_arrays` accepts.
         console: where to show progress (default: nowhere).
-        origin: the recipe that ``config`` started from (default: the shipped one of that name).
-        observers: training observers, besides those that ``train.observers`` names; see
-            :class:`~resnet_jax.training.observers.Observer`. One that raises is said and left out.
-        narrow: leaves out images once they are loaded, for a trial that is no run; data.json still describes all.
+        origin: the recipe that ``config`` started from (default: the shipped recipe of that name).
+        observers: training observers, in addition to those in ``train.observers``; see
+            :class:`~resnet_jax.training.observers.Observer`. An observer that raises an exception is reported and
+            dropped.
+        narrow: removes images once they are loaded, for a trial that is not a run; data.json still describes all of
+            them.
 
     Returns:
         The finished run: its summary, history and network.
 
     Raises:
-        UsageError: the configuration cannot be run.
-        DataError: the images are not as they should be.
-        RunError: training diverged, or the directory is another run's or not writable, or the weights to start from
-            are not what they were.
-        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+        UsageError: if the configuration cannot be run.
+        DataError: if the images are invalid.
+        RunError: if training diverged, the directory belongs to another run or is not writable, or the weights to start
+            from have changed.
+        Interrupted: on Ctrl-C or SIGTERM; the state is saved.
     """
     with ending_together():
         return _fit(config, run_dir, data, console, origin, observers, narrow)
@@ -193,12 +197,12 @@ def _fit(
 
 
 def _name(observer: Any) -> str:
-    """Return what messages call an observer."""
+    """Return the name of an observer for messages."""
     return type(observer).__name__
 
 
 def _finished_before(summary: Summary, run: RunDirectory, config: RunConfig, console: RichConsole) -> Summary:
-    """Say that there is nothing to do; draw what is missing of the pictures."""
+    """Report that there is nothing to do; draw missing figures."""
     tell = sayer(console)
     tell(f"This run is finished; its result is in {run.summary}. Nothing was trained or tested again.")
     if config.train.depth_every is not None and not run.depth.is_file():

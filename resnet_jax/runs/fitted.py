@@ -1,4 +1,4 @@
-"""What ``fit`` returns: the result of a run, how it came about, and its network."""
+"""What ``fit`` returns: the result of a run, its history, and its network."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from resnet_jax.runs.trained import TrainedRun, load_run
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """The rows of a run, oldest first, of all its sessions: dictionaries as in metrics.jsonl, without their kind.
+    """The rows of a run over all its sessions, oldest first: dictionaries as in metrics.jsonl, without their kind.
 
     Attributes:
-        epochs: a row for every epoch: step, epoch, the means in training and, where validated, ``val_`` metrics.
-        steps: a row for every logged step: step, epoch, loss, metrics, grad_norm, learning_rate.
-        validations: a row for every validation within an epoch.
+        epochs: one row per epoch: step, epoch, the training means and, if validated, ``val_`` metrics.
+        steps: one row per logged step: step, epoch, loss, metrics, grad_norm, learning_rate.
+        validations: one row per validation within an epoch.
     """
 
     epochs: list[dict[str, Any]]
@@ -41,17 +41,17 @@ class Fit:
     """A finished run.
 
     Attributes:
-        summary: its result; ``summary.run_dir`` is where everything is.
+        summary: its result; ``summary.run_dir`` is the run directory.
     """
 
     summary: Summary
 
     @functools.cached_property
     def history(self) -> History:
-        """How it came about, also before it was resumed."""
+        """The history, including sessions before the run was resumed."""
         return History.read(RunDirectory(Path(self.summary.run_dir)).metrics)
 
     @functools.cached_property
     def trained(self) -> TrainedRun:
-        """The network with its weights, those that were tested, loaded on first use."""
+        """The network with the weights that were tested, loaded on first use."""
         return load_run(self.summary.run_dir)

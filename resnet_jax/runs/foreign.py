@@ -1,4 +1,4 @@
-"""Foreign weight files as run directories."""
+"""Import of foreign weight files as run directories."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ CROPS = ("none", "random_resized")
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """A run directory made of a foreign file, and what was taken from where.
+    """A run directory made from a foreign file, and the origin of its parts.
 
     Attributes:
         run: the directory.
         file: what was read.
-        format: in whose names the tensors were.
-        prefix: what was taken off all of them, all in all.
-        card: names of the outputs, size and normalization of the images.
-        crop: their geometry.
-        lines: what a person should read, by subject: ``tensors``, ``network``, ``images``, ``normalization``,
-            ``classes``, ``task``.
+        format: the naming convention of the tensors.
+        prefix: the prefix removed from all names.
+        card: names of the outputs, and size and normalization of the images.
+        crop: the geometry of the images.
+        lines: lines for the user, by subject: ``tensors``, ``network``, ``images``, ``normalization``, ``classes``,
+            ``task``.
     """
 
     run: RunDirectory
@@ -82,29 +82,29 @@ def import_weights(
     eval_side: int | None = None,
     interpolation: Interpolation = "area",
 ) -> Imported:
-    """Write a run directory that holds the weights of ``file``, complete or not at all.
+    """Write a run directory with the weights of ``file``, completely or not at all.
 
-    What is not given is taken from the file, if ``weights export`` wrote it, or else from what is known of networks
-    with such names (:mod:`resnet_jax.weights.known`); what neither knows stays open, and is said to.
+    What is not given is taken from the file, if ``weights export`` wrote it, or otherwise from what is known about
+    networks with such names (:mod:`resnet_jax.weights.known`). What neither knows stays undefined, and is reported.
 
     Args:
         file: a PyTorch checkpoint or a safetensors file.
-        model: the network they belong to; an empty name takes that of an exported file.
-        out: the directory; it must not exist or be empty.
+        model: the network the weights belong to; an empty name uses the network stored in an exported file.
+        out: the directory; it must not exist or must be empty.
         key: which mapping of the file, or which part of its names; see
             :func:`resnet_jax.weights.files.load_state_dict`.
         image_size: side of the images in pixels.
-        crop: ``random_resized`` to evaluate the centre 0.875 of an image, ``none`` all of it.
-        class_names: of the outputs in order, or a file with them, one a line or a JSON list.
-        mean: normalization of the images per channel of x / 255.
-        std: the same.
-        eval_side: pixels that evaluation brings the shorter side to, as ``data.eval_side``.
-        interpolation: how evaluation resizes, as ``data.interpolation``.
+        crop: ``random_resized`` to evaluate the central 0.875 of an image, ``none`` for the whole image.
+        class_names: names of the outputs in order, or a file with them, one per line or as a JSON list.
+        mean: mean of the images per channel of x / 255.
+        std: standard deviation of the images per channel of x / 255.
+        eval_side: pixels that evaluation resizes the shorter side to, as ``data.eval_side``.
+        interpolation: how evaluation resizes images, as ``data.interpolation``.
 
     Raises:
-        UsageError: ``out`` is in use, a value is out of range, or their number does not fit the network.
-        DataError: the file is not readable or does not fit the network; every misfit is listed.
-        RunError: ``out`` cannot be written.
+        UsageError: if ``out`` is in use, a value is out of range, or the number of values does not fit the network.
+        DataError: if the file is unreadable or does not fit the network; all mismatches are listed.
+        RunError: if ``out`` cannot be written.
     """
     file, out = user_path(file), user_path(out)
     _require_new(out)
@@ -168,10 +168,10 @@ def import_weights(
 
 
 def _task_of(notes: Notes | None, file: Path) -> TaskConfig:
-    """Return what the outputs mean, as an exported file says.
+    """Return the meaning of the outputs, as stored in an exported file.
 
     Raises:
-        UsageError: a task that nobody has registered here.
+        UsageError: for a task that is not registered here.
     """
     if notes is None:
         return TaskConfig()
@@ -188,7 +188,7 @@ def _task_of(notes: Notes | None, file: Path) -> TaskConfig:
 
 
 def _with_notes(model: ModelSpec, notes: Notes | None, file: Path) -> tuple[ModelSpec, str]:
-    """Return the network with the choices an exported file adds to those given, and what to say of it."""
+    """Return the network with the choices from an exported file added to the given ones, and a description."""
     if notes is None:
         if not model.name:
             raise UsageError("name the network: model=NAME, one that list_models() names")
@@ -217,7 +217,7 @@ def _with_notes(model: ModelSpec, notes: Notes | None, file: Path) -> tuple[Mode
 
 
 def _given_names(class_names: Sequence[str] | Path, outputs: int) -> tuple[str, ...]:
-    """Return the names the user gave, one for each output and none twice."""
+    """Return the names given by the user, one per output and all different."""
     from resnet_jax.data.classes import read_class_names
 
     if isinstance(class_names, Path):
@@ -239,7 +239,7 @@ def _given_names(class_names: Sequence[str] | Path, outputs: int) -> tuple[str, 
 def _geometry(
     known: Known, notes: Notes | None, image_size: int | None, crop: str | None, dims: int, channels: int
 ) -> tuple[Any, str, str]:
-    """Return the shape of the images, their crop, and what to say of them."""
+    """Return the shape of the images, their crop, and a description."""
     if notes and len(notes.image_shape) == dims + 1:
         spatial, found_crop, source = notes.image_shape[:-1], notes.crop, "the file"
     else:
@@ -258,7 +258,7 @@ def _geometry(
 def _normalization(
     known: Known, notes: Notes | None, mean: Sequence[float], std: Sequence[float]
 ) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """Return mean and deviation of the images, and what to say of them."""
+    """Return mean and standard deviation of the images, and a description."""
     if mean:
         found, source = (tuple(mean), tuple(std)), "given"
     elif notes and notes.mean:
@@ -281,7 +281,7 @@ def _normalization(
 def _names(
     known: Known, notes: Notes | None, given: tuple[str, ...] | None, outputs: int
 ) -> tuple[tuple[str, ...], str]:
-    """Return the names of the outputs, and what to say of them."""
+    """Return the names of the outputs, and a description."""
     if outputs == 0:
         return (), "none: the network has no classifier"
     if given is not None:
@@ -298,7 +298,7 @@ def _names(
 
 
 def _about_tensors(read: WeightFile, format: str, prefix: str, dtype: np.dtype) -> str:
-    """Say where in the file the tensors were, what was done to their names and of which type they are."""
+    """Describe where in the file the tensors were, how their names were changed, and their dtypes."""
     parts = [f"{len(read.tensors)} tensors"]
     parts += [f"under {read.key!r}"] if read.key else []
     parts += [f"with the names of {format}"]
@@ -313,11 +313,11 @@ def _about_tensors(read: WeightFile, format: str, prefix: str, dtype: np.dtype) 
 
 
 def fold_run(run_dir: Path, out: Path) -> RunDirectory:
-    """Write a run directory with the network of another, its batch norms folded into convolutions; for inference.
+    """Write a run directory with the network of another, with batch norm folded into the convolutions, for inference.
 
     Raises:
-        UsageError: ``run_dir`` is no run directory, its network has no batch norm, or ``out`` is in use.
-        RunError: ``out`` cannot be written.
+        UsageError: if ``run_dir`` is not a run directory, its network has no batch norm, or ``out`` is in use.
+        RunError: if ``out`` cannot be written.
     """
     from resnet_jax.runs.trained import load_network
     from resnet_jax.weights.fold import fold_batch_norm
@@ -354,18 +354,18 @@ def _require_new(out: Path) -> None:
 def write_network(
     out: Path, config: RunConfig, card: DatasetInfo, variables: dict[str, Any], *, step: int, origin: dict[str, str]
 ) -> RunDirectory:
-    """Write a run directory that holds ``variables`` and was not trained here.
+    """Write a run directory with ``variables`` that were not trained here.
 
     Args:
         out: a directory that does not exist or is empty.
-        config: of the network.
+        config: configuration with the network.
         card: its images and classes, without examples.
         variables: its parameters and statistics.
-        step: updates that they are said to come after.
-        origin: where they come from, kept with the checkpoint.
+        step: the number of updates to record.
+        origin: where they come from, stored with the checkpoint.
 
     Raises:
-        RunError: ``out`` cannot be written.
+        RunError: if ``out`` cannot be written.
     """
     state = TrainState(
         step=jnp.full((), step, jnp.int32),

@@ -1,4 +1,4 @@
-"""Which images a trained network is shown, and how they are prepared, where that is not the run's own way."""
+"""Which images a trained network is shown, and how they are prepared if not in the run's own way."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class ImagePreparation:
-    """How images are prepared, where that is not the run's own way."""
+    """How images are prepared, if not in the run's own way."""
 
     image_size: AtLeast1 | None = None
-    """Side in pixels the images are brought to (default: the network's own, or the source's)."""
+    """Side in pixels that images are resized to (default: the network's own size, or the source's)."""
     crop: Literal["none", "random_resized"] | None = None
-    """random_resized: the centre 0.875 of the image, as after such training; none: all of it (default: the run's)."""
+    """random_resized: the central 0.875 of the image, as after training with such crops. none: the whole image
+    (default: as in the run)."""
     mean: tuple[float, ...] = ()
-    """Subtracted from x / 255, per channel (default: the run's, or that of the images)."""
+    """Subtracted from x / 255, per channel (default: the run's mean, or that of the images)."""
     std: tuple[float, ...] = ()
-    """Divides x / 255 - mean, per channel (default: the run's, or that of the images)."""
+    """Divides x / 255 - mean, per channel (default: the run's standard deviation, or that of the images)."""
 
     def __post_init__(self):
         """Check the values; raises UsageError."""
@@ -37,21 +38,22 @@ class ImagePreparation:
 
 @dataclasses.dataclass(frozen=True)
 class OwnImages(ImagePreparation):
-    """The run's own images, which may lie elsewhere now, or another preparation of them."""
+    """The run's own images, possibly at another location, or a different preparation of them."""
 
     moved_to: str | None = None
-    """Where the run's own images lie now, if no longer where it was trained; the run's own division is used."""
+    """The new location of the run's own images, if they have moved since training. The run's own split is used."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OtherImages(OwnImages):
-    """Other images than the run's own, or another preparation of them."""
+    """Images other than the run's own, or a different preparation of them."""
 
     source: str | None = None
-    """digits, folder:PATH, npz:PATH or tfds:NAME; depth also takes random (default: the run's own images)."""
+    """The images to use: digits, folder:PATH, npz:PATH or tfds:NAME; depth also accepts random (default: the run's own
+    images)."""
 
     def __post_init__(self):
-        """Check the values, and that they are of one place; raises UsageError."""
+        """Check the values, and that only one source is given; raises UsageError."""
         super().__post_init__()
         if self.source is not None and self.moved_to is not None:
             raise UsageError(
@@ -64,21 +66,21 @@ class EvaluatedImages(OtherImages):
     """Images to evaluate a network on."""
 
     on_corrupt: OnCorrupt | None = None
-    """What is done about an image that cannot be read: stop at it, or skip it, which counts nowhere and is reported
-    (default: as the run did)."""
+    """What to do about an image that cannot be read: stop, or skip it, in which case it is reported and left out of all
+    metrics (default: as in the run)."""
 
 
 def prepared(trained: TrainedRun, how: ImagePreparation, class_names: Path | None = None) -> TrainedRun:
-    """Return the run with what is prepared in another way than its own.
+    """Return the run with a different preparation of its images.
 
     Args:
         trained: the run.
-        how: the other way.
-        class_names: file with the names of the outputs, one a line.
+        how: the preparation.
+        class_names: file with the names of the outputs, one per line.
 
     Raises:
-        UsageError: values that the network cannot have.
-        DataError: the file cannot be read.
+        UsageError: if the network cannot have these values.
+        DataError: if the file cannot be read.
     """
     from resnet_jax.runs.trained import with_class_names, with_geometry, with_normalization
 

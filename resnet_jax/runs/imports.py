@@ -1,7 +1,7 @@
-"""What a configuration imports: taken from a recipe that a user names, and missed in a run that somebody else made.
+"""The imports of a configuration: executed for a recipe that the user names, only reported for a run of someone else.
 
-A recipe that is named is imported with what it names. A run directory is only read: its ``imports`` are code that
-whoever made it ran, and nothing here runs it. What is then unknown is refused with what to type.
+A recipe given by the user is loaded with its imports. A run directory is only read: its ``imports`` are code that its
+author ran, and nothing here runs it. Names that are then unknown are rejected, with the option to type.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from resnet_jax.runtime.imports import import_modules, is_imported, whole_names
 
 
 def import_named(raw: Mapping[str, Any], *, where: str, folder: Path) -> dict[str, Any]:
-    """Import what a recipe names, before anything else in it is looked at.
+    """Import what a recipe names, before anything else in it is read.
 
     Args:
         raw: the recipe.
-        where: what to call it in messages.
-        folder: its own, to which paths in it are relative.
+        where: its name for messages.
+        folder: its directory, to which paths in it are relative.
 
     Returns:
         The recipe with absolute paths.
 
     Raises:
-        UsageError: no list of texts, no such module or file, or one that raised an exception.
+        UsageError: if it is not a list of strings, there is no such module or file, or importing it raises an
+            exception.
     """
     names = listed(raw)
     if names is None:
@@ -45,13 +46,13 @@ def import_named(raw: Mapping[str, Any], *, where: str, folder: Path) -> dict[st
 
 
 def is_of_run(path: Path) -> bool:
-    """Return whether a file is the configuration of a run directory, and no recipe that somebody wrote to be run."""
+    """Return whether a file is the configuration of a run directory, as opposed to a recipe written to be run."""
     others = ("environment.json", "data.json", "start.json", "summary.json", "checkpoints")
     return path.name == "config.yaml" and any((path.parent / name).exists() for name in others)
 
 
 def listed(raw: Mapping[str, Any]) -> list[str] | None:
-    """Return the ``imports`` of nested dictionaries; None if they are no list of texts."""
+    """Return the ``imports`` of nested dictionaries; None if they are not a list of strings."""
     names = raw.get("imports") or []
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         return None
@@ -60,7 +61,7 @@ def listed(raw: Mapping[str, Any]) -> list[str] | None:
 
 @contextlib.contextmanager
 def missing_told(names: Iterable[str], *, where: str) -> Iterator[None]:
-    """Say of a usage error that a run's imports, which are not there, may be why, and what to type.
+    """Add to a usage error that missing imports of a run may be the cause, and what to type.
 
     Args:
         names: the imports of the run.
@@ -77,6 +78,6 @@ def missing_told(names: Iterable[str], *, where: str) -> Iterator[None]:
             raise
         flags = " ".join(f"--imports {name}" for name in missing)
         raise UsageError(
-            f"{error}. {where} was made with code of somebody's own, which is not run unasked: if you trust it, add "
+            f"{error}. {where} was made with custom code, which is not run automatically: if you trust it, add "
             f"{flags} (in Python: import it before)"
         ) from error

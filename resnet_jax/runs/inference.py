@@ -1,4 +1,4 @@
-"""A network ready for images: read as in evaluation, computed in batches of a few sizes, each compiled once."""
+"""A network ready for images: prepared as in evaluation, computed in batches of a few sizes, each compiled once."""
 
 from __future__ import annotations
 
@@ -25,28 +25,30 @@ from resnet_jax.training.predict_step import make_predict_step
 from resnet_jax.weights.prepare import prepare_for_inference
 
 BUCKETS = (16,)
-"""Sizes of the batches that are compiled. One for any number of images; small, so that results come soon."""
+"""Sizes of the compiled batches. A single size works for any number of images, and is small so that results come
+soon."""
 
 WITH_POOLED = "outputs and pooled"
-"""In place of a part of the network: its outputs, and the pooled features that they are made of, by one program."""
+"""In place of a part of the network: its outputs and the pooled features they are computed from, in one program."""
 
 Image = str | Path | bytes | np.ndarray | DataError
-"""The path of an image file, the bytes of one, its pixels (H, W, C), uint8 or what the network takes, or why there is
+"""The path or the bytes of an image file, its pixels (H, W, C) as uint8 or what the network takes, or why there is
 none."""
 
 
 class Inference:
-    """A network with its preprocessing; every size of batch is compiled once in a process for the same network.
+    """A network with its preprocessing; every batch size is compiled once per process for the same network.
 
     Args:
-        trained: as :func:`resnet_jax.runs.trained.load_run` gives it.
-        buckets: sizes of batches, ascending. Images go in batches of the largest; those left over fill the smallest
-            that holds them, padded. A server that answers single images as fast as it can takes (1, 8, 64).
-        part: None for the network's outputs, or what of :meth:`resnet_jax.models.ResNet.features`; of
-            :data:`WITH_POOLED` :meth:`outputs` gives a dict of both, ``outputs`` and ``pooled``.
+        trained: as returned by :func:`resnet_jax.runs.trained.load_run`.
+        buckets: batch sizes, ascending. Images are processed in batches of the largest size; the remaining ones use the
+            smallest size that holds them, padded. A server that answers single images as fast as possible uses (1, 8,
+            64).
+        part: None for the network's outputs, or a name from :meth:`resnet_jax.models.ResNet.features`; for
+            :data:`WITH_POOLED`, :meth:`outputs` returns a dict of both, ``outputs`` and ``pooled``.
 
     Raises:
-        UsageError: a network whose normalization is not known; buckets that are not ascending.
+        UsageError: if the network's normalization is unknown, or buckets are not ascending.
     """
 
     def __init__(self, trained: TrainedRun, buckets: Sequence[int] = BUCKETS, part: str | None = None):
@@ -60,12 +62,12 @@ class Inference:
         self._greyed = 0
 
     def outputs(self, images: np.ndarray) -> Any:
-        """Return what the network gives, float32 (N, ...), for images (N, H, W, C) of the network's size and dtype.
+        """Return the network's outputs, float32 (N, ...), for images (N, H, W, C) of the network's size and dtype.
 
-        Of heads with several outputs it is a dict of such arrays.
+        For heads with several outputs, this is a dict of such arrays.
 
         Raises:
-            UsageError: images of another shape or dtype.
+            UsageError: for images of another shape or dtype.
         """
         card, images = self.trained.card, np.asarray(images)
         if images.dtype != card.image_dtype or images.shape[1:] != tuple(card.image_shape):
@@ -102,19 +104,19 @@ class Inference:
     def each(
         self, images: Iterable[Image], compute: Callable[[np.ndarray], Any] | None = None
     ) -> Iterator[tuple[str, Any | DataError]]:
-        """Yield name and result of every image; :meth:`each_with_sides`."""
+        """Yield name and result of every image; see :meth:`each_with_sides`."""
         return ((name, found) for name, _, found in self.each_with_sides(images, compute))
 
     def each_with_sides(
         self, images: Iterable[Image], compute: Callable[[np.ndarray], Any] | None = None
     ) -> Iterator[tuple[str, tuple[int, int], Any | DataError]]:
-        """Yield name, height and width as stored, and result of every image, in order, a batch at a time.
+        """Yield name, height and width as stored, and result of every image, in order, one batch at a time.
 
-        One that cannot be read has the sides (0, 0), and why not in place of a result.
+        An unreadable image has the sides (0, 0), and the reason instead of a result.
 
         Args:
-            images: any number; bytes and pixels are named by their position, counted from 0.
-            compute: what is computed of images (N, H, W, C), a row for each (default: :meth:`outputs`).
+            images: any number of images; bytes and pixels are named by their position, counted from 0.
+            compute: what to compute from images (N, H, W, C), one row each (default: :meth:`outputs`).
         """
         numbered = enumerate(images)
         compute = self.outputs if compute is None else compute
@@ -128,24 +130,24 @@ class Inference:
                 yield name, sides, image if isinstance(image, DataError) else next(rows)
 
     def said(self) -> tuple[str, ...]:
-        """Say what was done to the images read so far, as evaluation does: other sizes, colours turned to grey."""
+        """Describe what was done to the images read so far: other sizes, color converted to gray."""
         sizes = describe_sizes(self.trained, self._sizes)
         if not self._greyed:
             return sizes
         images = "1 image" if self._greyed == 1 else f"{self._greyed:,} images"
-        return (*sizes, f"{images} in colours turned to grey: the network takes 1 channel")
+        return (*sizes, f"{images} in color converted to gray: the network takes 1 channel")
 
     def read(self, image: Image, name: str) -> np.ndarray | DataError:
         """Return an image as the network takes it, (H, W, C), or why it cannot be read.
 
         Args:
             image: see :data:`Image`.
-            name: what to call it in messages.
+            name: its name for messages.
         """
         return self.read_with_sides(image, name)[0]
 
     def read_with_sides(self, image: Image, name: str) -> tuple[np.ndarray | DataError, tuple[int, int]]:
-        """Return what :meth:`read` does, and height and width of the image as it is stored."""
+        """Return the result of :meth:`read`, and height and width of the image as stored."""
         (height, width, channels), dtype = self.trained.card.image_shape, self.trained.card.image_dtype
         try:
             if isinstance(image, DataError):
@@ -189,7 +191,7 @@ def _outputs(
     variables: dict[str, Any],
     images: jax.Array,
 ) -> Any:
-    """Return the outputs for images. One function of the module: JAX then keeps what it compiled by network."""
+    """Return the outputs for images. A module-level function, so that JAX caches the compiled program by network."""
 
     def preprocess(_key: Any, batch: Any) -> jax.Array:
         return downscaled(normalize(batch["image"], mean, std, jnp.dtype(model.config.dtype)), downscale)
@@ -205,13 +207,13 @@ def _outputs(
 
 
 def _of_stored_size(outputs: Any, images: jax.Array, downscale: int) -> Any:
-    """Return maps of the size of the images; other outputs as they are."""
+    """Return maps resized to the size of the images; other outputs unchanged."""
     of_pixels = downscale > 1 and outputs.ndim == images.ndim
     return resize_bilinear(outputs, images.shape[1:-1]) if of_pixels else outputs
 
 
 def _with_pooled(model: ResNet, variables: dict[str, Any], images: jax.Array) -> tuple[Any, jax.Array]:
-    """Return outputs and pooled features; the other maps that are captured are not computed, as nothing uses them."""
+    """Return outputs and pooled features; the other captured maps are unused, so they are not computed."""
     found: Any = model.apply(
         variables,
         images,

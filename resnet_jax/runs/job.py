@@ -1,4 +1,4 @@
-"""The job of one :func:`~resnet_jax.runs.fit.fit`: what its stages share, and what is said of it before it begins."""
+"""The job of one :func:`~resnet_jax.runs.fit.fit`: what its stages share, and what is printed before it begins."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from resnet_jax.training.stuck import Chance
 
 
 class FirstStep(Observer):
-    """Observer of the time to the first step."""
+    """Observer that measures the time to the first step."""
 
     def __init__(self, began: float):
         self._began = began
@@ -47,16 +47,16 @@ class FirstStep(Observer):
 
 
 class StillHeld(Observer):
-    """Observer that ends the training where another process has taken the run directory over."""
+    """Observer that ends the training if another process has taken over the run directory."""
 
     def __init__(self, held: Held | None, run: RunDirectory):
         self._held, self._run = held, run
 
     def on_step(self, row: Row) -> None:
-        """Look.
+        """Check the lock.
 
         Raises:
-            RunError: it was taken over.
+            RunError: if it was taken over.
         """
         if self._held is not None:
             self._held.require(str(self._run.path))
@@ -81,14 +81,14 @@ class Job:
 
     @property
     def chance_in_training(self) -> Chance:
-        """What chance gets right in an epoch of training."""
+        """The chance level in an epoch of training."""
         return Chance.of(
             self.images.splits.train.labels, self.parts.plan.steps_per_epoch * self.config.train.batch_size
         )
 
     @property
     def pictures(self) -> Pictures:
-        """What draws its pictures."""
+        """The object that draws its figures."""
         return Pictures(self.run, self.config, self.say)
 
     def say(self, text: str) -> None:
@@ -97,12 +97,12 @@ class Job:
 
 
 def sayer(console: RichConsole) -> Callable[[str], None]:
-    """Return what prints a line as it is."""
+    """Return a function that prints a line as it is."""
     return functools.partial(say, console)
 
 
 def _outputs(task: Task, names: Sequence[str]) -> str:
-    """Say what the outputs are: ``10 classes``, ``regression of 2: weight, width``."""
+    """Describe the outputs: ``10 classes``, ``regression of 2: weight, width``."""
     if task.kind == "classification":
         return f"{len(names)} classes"
     listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
@@ -110,7 +110,7 @@ def _outputs(task: Task, names: Sequence[str]) -> str:
 
 
 def _devices(job: Job) -> str:
-    """Say on what is trained, and why a step on several devices is not mapped over them where it is not."""
+    """Describe the devices, and why a step on several devices is not mapped over them, if it is not."""
     parts, config = job.parts, job.config
     forms = ", plain forms" if config.train.forms == "plain" else ""
     if parts.placement.size == 1 or parts.placement.fsdp > 1:
@@ -119,7 +119,7 @@ def _devices(job: Job) -> str:
     why = unmapped(parts.model, parts.placement, parts.task) or uncut(
         parts.model, config.train.batch_size, parts.placement.size * config.train.accumulate
     )
-    how = f"each step mapped over them, {share} images each" if why is None else f"cut by the compiler: {why}"
+    how = f"each step mapped over them, {share} images each" if why is None else f"partitioned by the compiler: {why}"
     return f"{parts.placement.described}{forms}, {how}"
 
 
@@ -155,20 +155,20 @@ def announce(job: Job, settled: Settled, notes: Sequence[str] = ()) -> None:
 
 @contextlib.contextmanager
 def compilations_said(say: Callable[[str], None]) -> Iterator[None]:
-    """Say once, before it takes its time, that what no cache has is compiled: the C++ for the processor and the step.
+    """Announce once, in advance, that something not cached will be compiled: the C++ for the processor and the step.
 
     Args:
         say: prints a line.
     """
     said = is_compiling()
     if said:
-        say(f"{'once':>9}  the C++ for this processor and the step are compiled and kept: 10 to 30 s on two cores")
+        say(f"{'once':>9}  the C++ for this processor and the step are compiled and cached: 10 to 30 s on two cores")
 
     def missed(program: str) -> None:
         nonlocal said
         if program.endswith("_step") and not said:
             said = True
-            say(f"{'once':>9}  the step is compiled and kept; the next start finds it")
+            say(f"{'once':>9}  the step is compiled and cached for the next start")
 
     with told_of_compilations(missed):
         yield

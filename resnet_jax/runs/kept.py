@@ -1,10 +1,10 @@
-"""What a run has written into its small files, kept a second time: so that none of them is half-believed.
+"""A second copy of what a run has written to its small files, so that damage to them is noticed and repaired.
 
-``config.yaml``, ``data.json``, ``start.json`` and ``summary.json`` decide what a run is. Whenever one of them is
-written, ``.written.json`` beside it gets the same text with its SHA-256. A file that cannot be read later (cut, empty,
-overwritten) is repaired from there, and one that was changed is refused with what differs. While a file is replaced,
-the old and the new text are both there, so that a process may be killed at any moment. Run directories of before have
-no ``.written.json`` and work as they did.
+``config.yaml``, ``data.json``, ``start.json`` and ``summary.json`` define a run. Whenever one of them is written,
+``.written.json`` beside it gets the same text with its SHA-256. A file that cannot be read later (truncated, empty,
+overwritten) is restored from there, and one that was edited is rejected with the differences. While a file is replaced,
+the old and the new text are both stored, so a process may be killed at any moment. Older run directories have no
+``.written.json`` and work as before.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 NAME = ".written.json"
-#: Bytes of the largest file that is read.
+#: Size in bytes of the largest file that is read.
 LARGEST = 2**28
 
 MISSING = "it is missing"
 
 
 class Kept:
-    """The texts that a run has written into its files.
+    """The texts that a run has written to its files.
 
     Args:
         folder: the run directory.
@@ -43,15 +43,15 @@ class Kept:
         self._path = folder / NAME
 
     def write(self, path: Path, text: str, *, earlier: int = 0) -> None:
-        """Write a file in one piece, and what was written beside it.
+        """Write a file atomically, and record its text beside it.
 
         Args:
             path: the file.
-            text: all of it.
-            earlier: how many earlier texts may be put back.
+            text: its whole contents.
+            earlier: number of earlier texts that may be restored.
 
         Raises:
-            OSError: it cannot be written; with its path.
+            OSError: if it cannot be written; with its path.
         """
         texts, new = self._read(), text.encode(errors="backslashreplace").decode()
         if texts.get(path.name) == [new] and _text(path) == new:
@@ -65,30 +65,30 @@ class Kept:
             self._write({**texts, path.name: [new]})
 
     def adopt(self, *paths: Path) -> None:
-        """Take what is in files of a run of before as what was written."""
+        """Record the contents of existing files of an older run as what was written."""
         texts = {path.name: [text] for path in paths if (text := _text(path)) is not None}
         self._write({**texts, **self._read()})
 
     def forget(self) -> None:
-        """Take nothing as written: another run begins here."""
+        """Forget all records, because another run begins here."""
         if self._path.is_file():
             self._write({})
 
     def texts(self, path: Path) -> list[str]:
-        """Return what may be in a file: the newest last; nothing if that is not known."""
+        """Return the possible contents of a file, newest last; empty if unknown."""
         return self._read().get(path.name, [])
 
     def read(self, path: Path, parse: Callable[[str], T], changes: Callable[[T, T], list[str]]) -> T:
-        """Return what a file says.
+        """Return the parsed contents of a file.
 
         Args:
             path: the file.
-            parse: reads its text, or raises.
-            changes: says what differs between two of them, a line each; nothing where they mean the same.
+            parse: parses its text, or raises an exception.
+            changes: returns the differences between two of them, one line each; empty if they mean the same.
 
         Raises:
-            DamagedError: it was changed since it was written, or cannot be read and nothing else has its content.
-            OSError: the system does not let it be read.
+            DamagedError: if it was edited since it was written, or cannot be read or restored.
+            OSError: if the system does not allow it to be read.
         """
         known, text = self.texts(path), _text(path)
         if text is not None and text in known:
@@ -100,19 +100,17 @@ class Kept:
             return self._judged(path, parse(str(text)), [parse(old) for old in reversed(known)], changes)
         if not known:
             raise DamagedError(f"{path} is damaged ({reason}), and there is no second copy of it")
-        _log.warning("warning: %s is damaged (%s): what this run wrote there is used", path, reason)
+        _log.warning("warning: %s is damaged (%s): the copy of what this run wrote is used", path, reason)
         return parse(known[-1])
 
     def _judged(self, path: Path, found: T, known: list[T], changes: Callable[[T, T], list[str]]) -> T:
-        """Return what a file says, if that is what was written or not known."""
+        """Return the contents of a file, if that is what was written or there is no record."""
         wrong = [changes(old, found) for old in known]
         if not all(wrong) or not known:
             return found
         raise DamagedError(
-            f"{path} is not what this run wrote:\n  "
-            + "\n  ".join(wrong[0])
-            + "\nPut it back (remove it, and the next "
-            f"`train` writes it again), or, if the change is right, remove {self._path}, which knows what was written"
+            f"{path} is not what this run wrote:\n  " + "\n  ".join(wrong[0]) + "\nRestore it (remove it, and the next "
+            f"`train` writes it again), or, if the change is intended, remove {self._path}, which has the original"
         )
 
     def _read(self) -> dict[str, list[str]]:
@@ -135,7 +133,7 @@ def read_object(text: str) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        ValueError: it is none.
+        ValueError: if it is not one.
     """
     try:
         raw = load_json(text)
@@ -151,11 +149,11 @@ def why_damaged(path: Path, known: list[str], parse: Callable[[str], Any]) -> st
 
     Args:
         path: the file.
-        known: what may be in it; if that is not known, an error of ours that ``parse`` raises says it itself.
-        parse: reads its text, or raises.
+        known: its possible contents; if unknown, an error of ours raised by ``parse`` is passed on.
+        parse: parses its text, or raises an exception.
 
     Raises:
-        ResNetJaxError: as said.
+        ResNetJaxError: as described.
     """
     text = _text(path)
     if text is None:
@@ -176,7 +174,7 @@ def why_damaged(path: Path, known: list[str], parse: Callable[[str], Any]) -> st
 
 
 def different_fields(before: Any, after: Any) -> list[str]:
-    """Return what differs between two JSON objects, a line for each field.
+    """Return the differences between two JSON objects, one line per field.
 
     >>> different_fields({"mean": [0.5], "n": 1}, {"mean": [0.4], "n": 1})
     ['mean: [0.5] -> [0.4]']
@@ -195,7 +193,7 @@ def _short(value: Any) -> str:
 
 
 def _text(path: Path) -> str | None:
-    """Return the text of a file; None of one that has none."""
+    """Return the text of a file; None if it has none."""
     try:
         if not path.is_file() or path.stat().st_size > LARGEST:
             return None

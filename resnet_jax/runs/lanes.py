@@ -1,10 +1,11 @@
 """Lanes: runs that differ in numbers, trained as the members of one compiled population.
 
-A lane is a run: its seed, and its own values of options that arrays carry (:mod:`resnet_jax.runs.carried`). The step of
-one run is built **inside the trace** from a lane's values, traced scalars, and mapped over lanes: so lane k computes
-what the step of its configuration computes, and one program serves all values. Equal is within rounding: values are
-float32, and what a run makes of them in float64 while it is traced (1 - b2) a lane makes in float32. Lanes need not be
-in lockstep: each has its own number of updates done, which decides its rate, its batches and what is drawn.
+A lane is a run: its seed, and its own values of array-valued options (:mod:`resnet_jax.runs.carried`). The step of one
+run is built **inside the trace** from a lane's values, which are traced scalars, and mapped over lanes. So lane k
+computes what the step of its configuration computes, and one program serves all values. Results are equal within
+rounding: values are float32, and what a run computes from them in float64 while tracing (1 - b2), a lane computes in
+float32. Lanes need not be in lockstep: each has its own number of updates done, which determines its learning rate, its
+batches and its random draws.
 
 >>> from resnet_jax.runs.data import load_images
 >>> from resnet_jax.runs.recipes import load_recipe
@@ -14,9 +15,9 @@ in lockstep: each has its own number of updates done, which decides its rate, it
 >>> lanes.names
 ('optim.learning_rate', 'task.label_smoothing')
 
-Then ``lanes.new_states(seeds)``, ``lanes.advance(states, values, seeds, starts, count)`` and ``lanes.evaluate(states,
-records)``; ``lanes.restart(states, k, seed)`` begins another run in lane k. The number of lanes is that of the first
-population; another number is another program.
+Then use ``lanes.new_states(seeds)``, ``lanes.advance(states, values, seeds, starts, count)`` and
+``lanes.evaluate(states, records)``; ``lanes.restart(states, k, seed)`` starts another run in lane k. The number of
+lanes is that of the first population; another number needs another program.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ from resnet_jax.training.step import make_eval_step
 
 __all__ = ["CARRIED", "UPDATES_PER_CALL", "Lanes", "build_lanes", "carries"]
 
-#: Updates of a call where the training set lies on the devices; a call of fewer is the same program.
+#: Updates per call if the training set is on the devices; a call with fewer updates uses the same program.
 UPDATES_PER_CALL = 16
 
 Values = Mapping[str, np.ndarray]
@@ -81,7 +82,7 @@ class Lanes:
     """The compiled programs of a population whose members differ in values; made by :func:`build_lanes`.
 
     Attributes:
-        parts: of the configuration that all lanes share the rest of.
+        parts: parts of the configuration that all lanes share.
         names: dotted options that may differ between lanes; the seed always may.
         config: that configuration.
         images: what all lanes train on.
@@ -100,7 +101,7 @@ class Lanes:
     _feed: Callable[[int], TrainBatches]
 
     def new_state(self, seed: int) -> TrainState:
-        """Return the state that the run with this seed starts from, as ``parts.new_state`` makes it."""
+        """Return the state that the run with this seed starts from, as made by ``parts.new_state``."""
         return self._init(jax.random.key(seed))
 
     def new_states(self, seeds: Sequence[int]) -> TrainState:
@@ -110,12 +111,12 @@ class Lanes:
         return jax.jit(stack_members, out_shardings=where)(states)
 
     def restart(self, states: TrainState, lane: int, seed: int) -> TrainState:
-        """Return the population, whose memory is used again, with a run of another seed at its start in one lane.
+        """Return the population with a new run of another seed in one lane; the population's memory is reused.
 
-        Nothing is compiled anew. The values of the run are given to the next :meth:`advance`.
+        Nothing is recompiled. Pass the values of the run to the next :meth:`advance`.
 
         Raises:
-            UsageError: there is no such lane.
+            UsageError: if there is no such lane.
         """
         if not 0 <= lane < members_of(states):
             raise UsageError(f"no lane {lane}: the population has lanes 0..{members_of(states) - 1}")
@@ -128,18 +129,18 @@ class Lanes:
 
         Args:
             states: a population of K; donated.
-            values: of every option of ``names``, (K,), in the option's own unit; infinity stands for a clipping that is
-                None. Their ranges are the caller's to check, by each lane's configuration
+            values: values of every option in ``names``, (K,), in the option's own unit; infinity stands for clipping of
+                None. The caller must check their ranges, with each lane's configuration
                 (:func:`~resnet_jax.runs.carried.with_options`, :func:`~resnet_jax.runs.carried.values_of`).
-            seeds: of each lane, K.
-            starts: updates that each lane has done, its ``states.step``, K.
-            count: updates.
+            seeds: seeds of the K lanes.
+            starts: number of updates that each lane has done, its ``states.step``, K.
+            count: number of updates.
 
         Returns:
             The population, and the metrics of every update, (count, K) each, on the host.
 
         Raises:
-            UsageError: values, seeds or starts that do not go with the population or its names.
+            UsageError: if values, seeds or starts do not fit the population or its names.
         """
         lanes = members_of(states)
         carry = states, self._encoded(values, lanes)
@@ -161,16 +162,16 @@ class Lanes:
         return carry[0], {name: np.concatenate([row[name] for row in fetched]) for name in fetched[0]} if rows else {}
 
     def evaluate(self, states: TrainState, records: Records, values: Values | None = None) -> list[Evaluation]:
-        """Evaluate every lane on the same examples, each read once: averaged parameters where there are any.
+        """Evaluate every lane on the same examples, each read once, with averaged parameters if there are any.
 
         Args:
             states: a population.
-            records: what is evaluated on.
-            values: as for :meth:`advance`, for a loss as each lane minimizes it; None: the loss of the configuration
+            records: the examples to evaluate on.
+            values: as for :meth:`advance`, for the loss that each lane minimizes; None: the loss of the configuration
                 (its label smoothing), which is the same measure for all.
 
         Returns:
-            One of each lane, in order.
+            One evaluation per lane, in order.
         """
         lanes = members_of(states)
         values = values_of([self.config] * lanes, self.names) if values is None else values
@@ -198,7 +199,7 @@ class Lanes:
         return jax.device_put(found, self.placement.outputs)  # as a call leaves them: one program for all calls
 
     def _chunk(self, feeds: Sequence[TrainBatches], starts: Sequence[int], count: int) -> dict[str, Any]:
-        """Return what a call takes of the resident examples: ``index`` and ``epoch`` (updates, K, B), and ``count``."""
+        """Return a call's part of the resident examples: ``index`` and ``epoch`` (updates, K, B), and ``count``."""
         rows = feeds[0].order(starts[0])[0].shape[0]
         index = np.zeros((UPDATES_PER_CALL, len(feeds), rows), np.int32)
         epoch = np.zeros_like(index)
@@ -211,7 +212,7 @@ class Lanes:
     def _batches(
         self, feeds: Sequence[TrainBatches], starts: Sequence[int], count: int
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Yield the lanes' host batches put together, each lane's from its own update on."""
+        """Yield the stacked host batches of the lanes, each from its own update on."""
         with contextlib.ExitStack() as stack:
             streams = [
                 iterate_feed(feed, self.config, start, start + count) for feed, start in zip(feeds, starts, strict=True)
@@ -228,14 +229,14 @@ def build_lanes(config: RunConfig, images: RunData, mesh: Devices, names: Sequen
     Nothing is compiled before the first call.
 
     Args:
-        config: what all lanes share; its values of ``names`` decide nothing.
-        images: of its data.
+        config: what all lanes share; its values of ``names`` have no effect.
+        images: images of its data.
         mesh: the devices.
         names: dotted options, see :data:`~resnet_jax.runs.carried.CARRIED`.
 
     Raises:
-        UsageError: an option that no array can carry, with those that can be; or a configuration whose runs lanes are
-            not: what goes by the clock of one run, starts from other weights, or changes shapes on the way.
+        UsageError: for an option that cannot be an array value, listing those that can; or for a configuration that
+            lanes do not support: one with wall-clock limits, other initial weights, or shapes that change on the way.
     """
     names = tuple(name for name in dict.fromkeys(names) if name != "seed")
     placement, card = as_placement(mesh), images.card
@@ -252,7 +253,8 @@ def build_lanes(config: RunConfig, images: RunData, mesh: Devices, names: Sequen
         return make_optimizer(changed.optim, params, steps_per_epoch=length[0], total_steps=length[1])[0]
 
     def init(key: jax.Array) -> TrainState:
-        # the optimizer's state has what any value needs, such as a momentum; no number of it depends on the values
+        # the optimizer state has everything that any value needs, such as a momentum; none of its numbers depend on the
+        # values
         ones = {name: jnp.asarray(encoded(name, np.ones(1))[0]) for name in names}
         tx = optimizer(ingredients.with_values(ones))
         averaged = ingredients.averaging is not None
@@ -299,18 +301,18 @@ def build_lanes(config: RunConfig, images: RunData, mesh: Devices, names: Sequen
 
 
 def is_loop(placement: Placement) -> bool:
-    """Return whether lanes are computed one after another, which needs the memory for one of them: on one CPU."""
+    """Return whether lanes are computed one after another, which needs memory for only one: on a single CPU device."""
     return placement.size == 1 and placement.platform == "cpu"
 
 
 def _over_lanes(step: Callable[..., Any], placement: Placement, *, shared: bool = False) -> Callable[..., Any]:
-    """Return ``step(carry, batch)`` of one lane for all of them.
+    """Return ``step(carry, batch)`` of one lane, for all lanes.
 
-    On one CPU device a loop over lanes: their arithmetic is the same in either form, and a loop compiles one lane's
-    step. Elsewhere one lane does not fill the device, and they are computed side by side.
+    On a single CPU device this is a loop over lanes: the arithmetic is the same in either form, and a loop compiles one
+    lane's step. Elsewhere one lane does not fill the device, and they are computed side by side.
 
     Args:
-        step: of one lane.
+        step: the step of one lane.
         placement: the devices.
         shared: whether all lanes take the same batch.
     """
@@ -338,10 +340,10 @@ def _require_carried(config: RunConfig, name: str, ingredients: Ingredients) -> 
 
 
 def _require_lanes(config: RunConfig, *, has_statistics: bool) -> None:
-    """Refuse what a run does beside its steps.
+    """Reject what a run does besides its steps.
 
     Raises:
-        UsageError: such a choice.
+        UsageError: for such a choice.
     """
     refused = {
         "init_from": config.init_from is not None and "lanes start from scratch: leave it out",

@@ -1,7 +1,7 @@
-"""Options as they were spelled before: read in recipes and run directories, and on the command line.
+"""Former spellings of options: accepted in recipes and run directories, and on the command line.
 
-A spelling that moved is a row of :data:`MOVED`, the only table of them. It is translated wherever it is met, so that
-recipes, run directories and commands of before still work, or are refused with what to write today.
+A spelling that has changed is a row of :data:`MOVED`, the only table of them. It is translated wherever it occurs, so
+that older recipes, run directories and commands still work, or are rejected with today's spelling.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from resnet_jax.runtime.plain_yaml import load_yaml
 
 
 class Nothing:
-    """What a conversion returns where the old value needs no new one, such as ``max_steps: null``."""
+    """What a conversion returns if the old value needs no new one, such as ``max_steps: null``."""
 
 
 NOTHING = Nothing()
@@ -28,22 +28,22 @@ def _same(value: Any) -> Any:
 
 
 def _own_loss(value: Any) -> Any:
-    """Return a loss of classification as ``task.loss``: cross-entropy is its default, and says nothing."""
+    """Return a loss of classification as ``task.loss``; cross-entropy is the default and is left out."""
     return None if value == "cross_entropy" else value
 
 
 @dataclasses.dataclass(frozen=True)
 class Moved:
-    """An option that has another name, or other values, than before.
+    """An option that had another name, or other values, in the past.
 
     Attributes:
-        new: its dotted name today; the old one where only the values are others, or a field of a section that has the
+        new: its dotted name today; the old one if only the values have changed, or a field of a section that has the
             old name.
-        value: from the old value, as YAML has it, to the new one, or :data:`NOTHING`. On the command line it is given
-            the typed text read as YAML reads it, item by item where that is a comma list.
+        value: converts the old value, as in YAML, to the new one, or to :data:`NOTHING`. On the command line it
+            receives the typed text parsed as YAML, item by item for a comma-separated list.
         typed: how the old option was typed: with one ``value``, with a ``tuple`` of words, or as a ``switch``.
-        join: from the new value that is there already, from another old spelling, and this one to both together; None:
-            two of them contradict each other.
+        join: combines the new value that another old spelling has produced with this one; None: two of them contradict
+            each other.
     """
 
     new: str
@@ -54,12 +54,12 @@ class Moved:
 
 @dataclasses.dataclass(frozen=True)
 class Refused:
-    """An option that is no more, and that no other says.
+    """An option that no longer exists and has no replacement.
 
     Attributes:
         message: what to write instead.
-        unused: values with which it did nothing; with these it is left out silently.
-        typed: as :class:`Moved`.
+        unused: values with which it had no effect; these are dropped silently.
+        typed: as in :class:`Moved`.
     """
 
     message: str
@@ -68,7 +68,7 @@ class Refused:
 
 
 def _in(unit: str, none: tuple[Any, ...] = ()) -> Callable[[Any], Any]:
-    """Return what makes a length of a number that was so many of a unit; None of None, and of what meant none."""
+    """Return a function that turns a number of a unit into a length; None for None, and for values that meant none."""
 
     def value(old: Any) -> Any:
         if old is None or old in none:
@@ -106,12 +106,12 @@ def upgrade(
     """Return nested dictionaries with every old spelling replaced by today's.
 
     Args:
-        raw: a configuration as it was written.
-        where: what to call it in messages.
+        raw: a configuration as written.
+        where: its name for messages.
         moved: the table (default: :data:`MOVED`).
 
     Raises:
-        UsageError: an option is given in both spellings, or is no more.
+        UsageError: if an option is given in both spellings, or no longer exists.
 
     >>> upgrade({"train": {"loss": "bce"}}, where="x", moved={"train.loss": Moved("task.loss")})
     {'task': {'loss': 'bce'}}
@@ -150,13 +150,13 @@ def upgrade(
 def upgrade_option(
     key: str, value: Any, *, where: str, moved: Mapping[str, Moved | Refused] | None = None
 ) -> tuple[str, Any] | None:
-    """Return today's name and value of one option; as given if it did not move, None if nothing is left of it.
+    """Return today's name and value of one option; unchanged if it has not moved, None if nothing is left of it.
 
     >>> upgrade_option("train.epochs", 3, where="x", moved={"train.epochs": Moved("train.length", "{} epochs".format)})
     ('train.length', '3 epochs')
 
     Raises:
-        UsageError: the option is no more.
+        UsageError: if the option no longer exists.
     """
     row = (MOVED if moved is None else moved).get(key)
     match row:
@@ -176,17 +176,17 @@ def upgrade_option(
 def translate(
     argv: Sequence[str], *, keep: Iterable[str] = (), moved: Mapping[str, Moved | Refused] | None = None
 ) -> list[str]:
-    """Return the words of a command with every old spelling replaced by today's.
+    """Return command-line arguments with every old spelling replaced by today's.
 
     Options may be typed as ``--a.b x``, ``--a.b=x``, with dashes or underscores, as a switch or its ``no-`` form.
 
     Args:
-        argv: the words.
-        keep: dotted names that are options of the verb as they are.
+        argv: the arguments.
+        keep: dotted names that are current options of the verb.
         moved: the table (default: :data:`MOVED`).
 
     Raises:
-        UsageError: an option that is no more.
+        UsageError: if an option no longer exists.
 
     >>> table = {"train.epochs": Moved("train.length", "{} epochs".format), "data.flip": Moved("data.mirror",
     ...     typed="switch")}
@@ -239,7 +239,7 @@ def _new_words(key: str, given: list[str], on: bool, row: Moved | Refused, table
 
 
 def _key(typed: str) -> tuple[str, bool]:
-    """Return the dotted name of an option as it is typed, and whether it is not the ``no-`` form of a switch."""
+    """Return the dotted name of an option as typed, and False if it is the ``no-`` form of a switch."""
     *path, name = typed.removeprefix("--").replace("-", "_").split(".")
     on = not name.startswith("no_")
     return ".".join([*path, name if on else name.removeprefix("no_")]), on
@@ -251,7 +251,7 @@ def _flag(key: str, on: bool) -> str:
 
 
 def _following(rest: Sequence[str], typed: Literal["value", "tuple"]) -> list[str]:
-    """Return the words that belong to the option before them."""
+    """Return the arguments that belong to the option before them."""
     end = next((index for index, word in enumerate(rest) if word.startswith("--")), len(rest))
     return list(rest[: end if typed == "tuple" else min(end, 1)])
 
@@ -271,12 +271,12 @@ def _written(value: Any) -> str:
 
 
 def _is_section_now(old: str, row: Moved | Refused) -> bool:
-    """Return whether what was an option has become a section of that name."""
+    """Return whether a former option is now a section of that name."""
     return isinstance(row, Moved) and row.new.startswith(f"{old}.")
 
 
 def _section(config: dict[str, Any], key: str, *, make: bool) -> dict[str, Any] | None:
-    """Return the dictionary that an option lies in; None if there is none."""
+    """Return the dictionary that contains an option; None if there is none."""
     section: Any = config
     for part in key.split(".")[:-1]:
         if not isinstance(section, dict):

@@ -1,7 +1,7 @@
-"""The fields of before that are now transforms of ``data.augment``: crop, pad, flip, cutout, mixup, cutmix.
+"""Former fields that are now transforms of ``data.augment``: crop, pad, flip, cutout, mixup, cutmix.
 
-Each of them edits the list: it replaces the transform that it stands for, puts it where it always was, or takes it out.
-So ``--data.pad 2`` on top of a recipe changes its crop and nothing else, and a recipe of before gives its list.
+Each of them edits the list: it replaces the transform that it stands for, inserts it at its usual place, or removes it.
+So ``--data.pad 2`` on top of a recipe changes only its crop, and an older recipe yields its list.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from resnet_jax.data.augmentations import CutMix, Cutout, Flip, Mix, Mixup, Rand
 from resnet_jax.data.transforms import parse_transform, write_transform
 from resnet_jax.errors import UsageError, unknown
 
-#: Field of before -> type.
+#: Former field -> type.
 OLD_FIELDS: dict[str, Any] = {
     "crop": Literal["none", "random_resized"],
     "pad": int,
@@ -27,14 +27,14 @@ OLD_FIELDS: dict[str, Any] = {
 
 
 def with_old_fields(augment: Iterable[str], given: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a list of transforms edited by fields of before.
+    """Return a list of transforms edited by former fields.
 
     Args:
         augment: ``data.augment``.
-        given: field of before -> value.
+        given: former field -> value.
 
     Raises:
-        UsageError: a value that the field could not have.
+        UsageError: for a value that the field could not have.
 
     >>> with_old_fields(["random_crop(4)", "flip"], {"pad": 2, "mixup": 0.4, "cutmix": 1})
     ('random_crop(2)', 'flip', 'mix(0.4, 1.0)')
@@ -63,7 +63,7 @@ def with_old_fields(augment: Iterable[str], given: Mapping[str, Any]) -> tuple[s
 
 
 def edit_section(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the section ``data`` of a configuration with its fields of before in ``augment``.
+    """Return the section ``data`` of a configuration with its former fields in ``augment``.
 
     >>> edit_section({"source": "digits", "pad": 1})
     {'source': 'digits', 'augment': ['random_crop(1)']}
@@ -76,16 +76,16 @@ def edit_section(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def translate_flags(argv: Sequence[str], augment: Sequence[str]) -> list[str]:
-    """Return the words of a command, its options of before as ``--data.augment``.
+    """Return command-line arguments with former options converted to ``--data.augment``.
 
-    A comma list (an axis of an ablation) stays: every cell of it edits the list.
+    A comma-separated list (an axis of an ablation) is kept: every cell of it edits the list.
 
     Args:
-        argv: the words.
-        augment: of the recipe.
+        argv: the arguments.
+        augment: the transforms of the recipe.
 
     Raises:
-        UsageError: a value that the field could not have, or ``--data.augment`` beside it.
+        UsageError: for a value that the field could not have, or together with ``--data.augment``.
 
     >>> translate_flags(["--data.pad", "2", "--seed", "1", "--data.no-flip"], ["random_crop(4)", "flip"])
     ['--seed', '1', '--data.augment', 'random_crop(2)']
@@ -148,7 +148,7 @@ def _check(given: Mapping[str, Any]) -> None:
 
 
 def _replace(found: list[Any], kind: type, new: Any, place: Callable[[], int]) -> None:
-    """Put ``new`` where the first transform of this kind is, or at ``place``; None takes all of them out."""
+    """Put ``new`` where the first transform of this kind is, or at ``place``; None removes all of them."""
     there = [index for index, each in enumerate(found) if isinstance(each, kind)]
     if new is not None:
         if there:
@@ -162,7 +162,7 @@ def _replace(found: list[Any], kind: type, new: Any, place: Callable[[], int]) -
 
 
 def _after(found: list[Any], needs: tuple[str, ...]) -> int:
-    """Return the place behind the host transforms and those of the device with these needs."""
+    """Return the position after the host transforms and those of the device with these needs."""
     last = [n for n, each in enumerate(found) if each.where == "host" or getattr(each, "needs", "any") in needs]
     return last[-1] + 1 if last else 0
 

@@ -1,12 +1,12 @@
-"""How long a run is: a recipe's schedule in a shorter run, and a run directory that is asked for with another length.
+"""The length of a run: a recipe's schedule in a shorter run, and an existing run directory with another length.
 
-A recipe's schedule is made for the recipe's length. What of it does not fit into a shorter run is shortened in
-proportion (:mod:`resnet_jax.training.shorten`), unless it was chosen for this run; and some networks need another one
+A recipe's schedule is made for the recipe's length. What does not fit into a shorter run is shortened in proportion
+(:mod:`resnet_jax.training.shorten`), unless it was chosen for this run; and some networks need another schedule
 (:mod:`resnet_jax.runs.companions`).
 
 ``train.length`` and ``train.limit`` of a run may change between two commands on one directory. A longer run continues
-from the last checkpoint, its schedule from there on being that of the new length; so it is not the run that the new
-length would have been from the start, whose rate was another one before. A run cannot become shorter than what it has
+from the last checkpoint, with the schedule of the new length from there on; so it differs from a run that had the new
+length from the start, whose learning rate was different before. A run cannot become shorter than what it has already
 done.
 """
 
@@ -27,7 +27,7 @@ class Origin:
     """Where a configuration comes from.
 
     Attributes:
-        recipe: whose schedule and length it started from.
+        recipe: the recipe whose schedule and length it started from.
         chosen: fields of its schedule (``warmup``) that were set for this run, even if to the same value.
     """
 
@@ -36,7 +36,7 @@ class Origin:
 
     @classmethod
     def of(cls, config: RunConfig) -> Origin:
-        """Return the shipped recipe that a configuration names; itself if there is none."""
+        """Return the shipped recipe that a configuration names; the configuration itself if there is none."""
         try:
             return cls(load_recipe(config.recipe))
         except UsageError:
@@ -49,7 +49,7 @@ def length_of(config: RunConfig, steps_per_epoch: int) -> Length:
 
 
 def fit_length(config: RunConfig, origin: Origin, steps_per_epoch: int) -> tuple[RunConfig, list[str]]:
-    """Return the configuration with a schedule that fits its length and its network, and a line for each change.
+    """Return the configuration with a schedule that fits its length and network, and a line for each change.
 
     >>> from resnet_jax.runs.config import TrainConfig
     >>> from resnet_jax.runs.recipes import load_recipe
@@ -74,13 +74,13 @@ def fit_length(config: RunConfig, origin: Origin, steps_per_epoch: int) -> tuple
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """Another length for the run of a directory.
+    """A new length for the run in a directory.
 
     Attributes:
-        before: the run as it is there.
-        after: as it is asked for.
-        done: updates of the newest checkpoint.
-        finished: updates of the result, or None if there is none.
+        before: the existing run.
+        after: the requested run.
+        done: number of updates of the newest checkpoint.
+        finished: number of updates of the result, or None if there is none.
     """
 
     before: Length
@@ -89,26 +89,26 @@ class Change:
     finished: int | None
 
     def lines(self, after: RunConfig) -> list[str]:
-        """Return what to say before going on."""
+        """Return what to print before resuming."""
         lines = [
-            f"Going on with a run of {self.before.steps:,} updates that is here: {self.done:,} are done, now "
-            f"{self.after.steps:,} are asked for ({after.train.length}). From here on the learning rate is "
-            f"that of the schedule over {self.after.steps:,}; this is not the run that it would have been from the "
+            f"Continuing a run of {self.before.steps:,} updates: {self.done:,} are done, and now "
+            f"{self.after.steps:,} are requested ({after.train.length}). From here on the learning rate follows the "
+            f"schedule over {self.after.steps:,} updates, so the result differs from a run of that length from the "
             "start."
         ]
         if self.finished is not None:
-            lines.append(f"The result after {self.finished:,} updates stays in {_aside(self.finished)}.")
+            lines.append(f"The result after {self.finished:,} updates is kept in {_aside(self.finished)}.")
         return lines
 
 
 @dataclasses.dataclass(frozen=True)
 class Settled:
-    """What a run is going to be.
+    """The run after all adaptations.
 
     Attributes:
-        config: with a schedule that fits.
+        config: the configuration with a schedule that fits.
         adapted: a line for each thing that was adapted to the length of the run or to its network.
-        change: the other length of the run that is in the directory, or None.
+        change: the new length of the run in the directory, or None.
     """
 
     config: RunConfig
@@ -117,16 +117,16 @@ class Settled:
 
 
 def settle(run: RunDirectory, asked: RunConfig, origin: Origin, steps_per_epoch: int) -> Settled:
-    """Fit the schedule, and compare with the run that the directory may hold.
+    """Fit the schedule, and compare with the run that the directory may contain.
 
     Args:
         run: the directory.
-        asked: the configuration as it was asked for.
-        origin: of ``asked``.
-        steps_per_epoch: updates of an epoch.
+        asked: the requested configuration.
+        origin: the origin of ``asked``.
+        steps_per_epoch: updates per epoch.
 
     Raises:
-        RunError: the directory holds a run of which more than the length differs, or one that cannot have this length.
+        RunError: if the directory contains a run that differs in more than the length, or cannot have this length.
     """
     config, adapted = fit_length(asked, origin, steps_per_epoch)
     fitted = Settled(config, tuple(adapted))
@@ -147,7 +147,7 @@ def settle(run: RunDirectory, asked: RunConfig, origin: Origin, steps_per_epoch:
     if after.steps < done:
         raise RunError(
             f"the run in {run.path} has made {done:,} updates ({done / steps_per_epoch:.4g} epochs), and "
-            f"{after.steps:,} are asked for: it can become longer, not shorter than that. Use another run directory"
+            f"{after.steps:,} are asked for: it can become longer, but not shorter than that. Use another run directory"
         )
     ended = None if summary is None else summary["finished"]
     if ended == "time limit" and not _is_longer(config.train.time_limit, held.train.time_limit):
@@ -169,7 +169,7 @@ def _is_longer(limit: float | None, than: float | None) -> bool:
 
 
 def adopt(run: RunDirectory, change: Change, config: RunConfig) -> None:
-    """Give the run its new length: its result, if any, is set aside first, so that it is not taken for the new one."""
+    """Give the run its new length; its result, if any, is first set aside so as not to be taken for the new one."""
     if change.finished is not None:
         run.summary.replace(run.path / _aside(change.finished))
     run.write_config(dataclasses.replace(config, data=dataclasses.replace(config.data, moved_to=None)))

@@ -1,8 +1,8 @@
-"""A linear probe: multinomial logistic regression on what a frozen network makes of images.
+"""A linear probe: multinomial logistic regression on a frozen network's features of images.
 
 It is the baseline that fine-tuning must beat: it trains no part of the backbone and cannot overfit it (Kornblith et al.
 2019, "Do Better ImageNet Models Transfer Better?", arXiv 1805.08974, section 3). The regression is scikit-learn's, by
-L-BFGS on standardized features, with the strength of its L2 penalty chosen on examples it was not fitted on.
+L-BFGS on standardized features, with the strength of its L2 penalty chosen on examples that it was not fitted on.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.directory import DatasetInfo
 from resnet_jax.weights.transfer import transfer
 
-#: Inverse strengths of the penalty that are tried, C of scikit-learn: the weakest penalty last.
+#: Inverse penalty strengths to try, C in scikit-learn; the weakest penalty last.
 STRENGTHS = tuple(10.0**power for power in range(-5, 3))
-#: Validation examples from which they decide; below that the training examples do, in folds.
+#: The minimum number of validation examples to choose by; below it, folds of the training examples are used.
 ENOUGH = 100
 FOLDS = 5
 ITERATIONS = 1_000
 SMALL = 5_000_000
-"""Numbers below which the threads of linear algebra wait for each other longer than they compute."""
+"""Problem size below which linear-algebra threads spend more time waiting than computing."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Features:
-    """What a network makes of examples.
+    """A network's features of examples.
 
     Attributes:
         values: float32 (N, C), the classifier's input.
@@ -59,12 +59,12 @@ class Probe:
     """A fitted probe.
 
     Attributes:
-        kernel: float32 (C, classes), of features as they are.
+        kernel: float32 (C, classes), for unscaled features.
         bias: float32 (classes,).
-        strength: C, the inverse strength of the penalty.
-        chosen_on: ``validation``, ``folds`` (of the training examples) or ``nothing``: too few to choose.
-        tried: pairs (C, accuracy where it was chosen).
-        converged: whether the fit with the chosen strength ended by itself.
+        strength: C, the inverse penalty strength.
+        chosen_on: ``validation``, ``folds`` (of the training examples) or ``nothing`` if there were too few examples.
+        tried: pairs (C, accuracy on the examples it was chosen on).
+        converged: whether the fit with the chosen strength converged.
     """
 
     kernel: np.ndarray
@@ -84,12 +84,12 @@ def backbone_variables(source: Mapping[str, Any], model: ResNet, shape: Sequence
 
     Args:
         source: ``params`` and ``batch_stats`` of the other network.
-        model: the network they are wanted for.
-        shape: of its inputs, without the batch.
-        **fit: how the rest is made to fit, as :func:`resnet_jax.weights.transfer.transfer` has it: ``stem`` and others.
+        model: the target network.
+        shape: shape of its inputs, without the batch axis.
+        **fit: how the rest is adapted, as in :func:`resnet_jax.weights.transfer.transfer`: ``stem`` and others.
 
     Raises:
-        UsageError: they do not fit.
+        UsageError: if they do not fit.
     """
     shapes = abstract_variables(model, tuple(shape))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
@@ -97,7 +97,7 @@ def backbone_variables(source: Mapping[str, Any], model: ResNet, shape: Sequence
 
 
 def classifier_of(variables: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return kernel (C, outputs) and bias (outputs,) of a network's classifier; None of one without."""
+    """Return kernel (C, outputs) and bias (outputs,) of a network's classifier; None without one."""
     params = flatten_dict(dict(variables["params"]), sep="/")
     if HEAD_KERNEL not in params:
         return None
@@ -114,15 +114,15 @@ def features_of(
     records: Records,
     lost: Any = None,
 ) -> Features:
-    """Compute the features of examples, batch norm by its running averages; every one that can be read once.
+    """Compute the features of examples, with batch norm's running averages; every readable example once.
 
     Args:
-        config: of the run whose examples they are.
+        config: configuration of the run that the examples belong to.
         model: the network.
         card: its data, with the normalization.
-        variables: of the network.
+        variables: variables of the network.
         records: the examples.
-        lost: counts those that cannot be read, where they are skipped (`RunData.unreadable_of`).
+        lost: counts unreadable examples, if they are skipped (`RunData.unreadable_of`).
     """
     values, labels = [], []
     placed = jax.device_put(dict(variables))
@@ -145,16 +145,17 @@ def _pooled(
 
 
 def fit_probe(train: Features, val: Features | None, classes: int, *, balanced: bool = False) -> Probe:
-    """Fit a probe on training features alone; validation chooses the penalty only.
+    """Fit a probe on training features only; validation features only choose the penalty.
 
     Args:
-        train: to fit on.
-        val: to choose the penalty on; with None, or fewer than :data:`ENOUGH`, it is chosen in folds of ``train``.
-        classes: of the data; one without training examples is as good as never predicted.
-        balanced: whether rare classes count more, as ``task.class_weights balanced`` has it.
+        train: features to fit on.
+        val: features to choose the penalty on; if None, or fewer than :data:`ENOUGH`, it is chosen by folds of
+            ``train``.
+        classes: number of classes of the data; one without training examples is practically never predicted.
+        balanced: whether rare classes have more weight, as with ``task.class_weights balanced``.
 
     Raises:
-        UsageError: examples of one class only.
+        UsageError: if there are examples of only one class.
     """
     present = np.unique(train.labels)
     if len(present) < 2:
@@ -201,7 +202,7 @@ def _fit(x: np.ndarray, labels: np.ndarray, strength: float, *, balanced: bool) 
 
 
 def _score(model: Any, x: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Return accuracy and mean negative log likelihood; a class that was not fitted counts as wrong and unlikely."""
+    """Return accuracy and mean negative log-likelihood; a class that was not fitted counts as wrong and unlikely."""
     probabilities = model.predict_proba(x)
     column = np.searchsorted(model.classes_, labels)
     known = np.isin(labels, model.classes_)
@@ -211,7 +212,7 @@ def _score(model: Any, x: np.ndarray, labels: np.ndarray) -> tuple[float, float]
 
 
 def _multinomial(model: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return coefficients (classes, C) and intercepts (classes,); of two classes scikit-learn keeps the second only."""
+    """Return coefficients (classes, C) and intercepts (classes,); for two classes scikit-learn keeps the second."""
     coefficients, intercept = model.coef_, model.intercept_
     if len(model.classes_) == 2:
         return np.concatenate([0 * coefficients, coefficients]), np.concatenate([0 * intercept, intercept])
@@ -219,7 +220,7 @@ def _multinomial(model: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _folds(labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the folds of training examples, by class; none where a class has one example only."""
+    """Return stratified folds of training examples; none if a class has only one example."""
     from sklearn.model_selection import StratifiedKFold
 
     least = int(np.unique(labels, return_counts=True)[1].min())

@@ -1,4 +1,4 @@
-"""Links in a run directory that lead out of it: what is trained there would be written wherever they lead."""
+"""Links in a run directory that point outside it: training there would write wherever they point."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 
 from resnet_jax.errors import UsageError
 
-#: ``follow`` lets a run be written through its links.
+#: ``follow`` allows a run to be written through its links.
 VARIABLE = "RESNET_JAX_RUN_LINKS"
 
 
 def check_links(folder: Path) -> None:
-    """Refuse to write in a run directory in which a file or folder is a link to elsewhere.
+    """Refuse to write to a run directory in which a file or folder is a link to somewhere else.
 
-    A run directory that somebody else made may hold ``checkpoints -> /home/you/photos``. The directory itself may be a
-    link: that is the user's own.
+    A run directory made by someone else may contain ``checkpoints -> /home/you/photos``. The directory itself may be a
+    link, because the user chose it.
 
     Args:
         folder: the run directory.
 
     Raises:
-        UsageError: it holds such a link; it says which, and how to allow it.
+        UsageError: if it contains such a link; the message says which, and how to allow it.
     """
     if os.environ.get(VARIABLE, "").lower() == "follow":
         return

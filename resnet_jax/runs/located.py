@@ -1,4 +1,4 @@
-"""Detections of an evaluation, in pixels of the images as they are stored, as a JSON object in COCO's format."""
+"""Detections of an evaluation in pixels of the images as stored, as a JSON object in COCO format."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def coco_of(
 
     Args:
         trained: the network.
-        rows: of the evaluation, every example once, those that were skipped left out.
-        records: what was evaluated, as it is stored; their images are read again for their sizes.
-        skipped: indices of the examples that could not be read.
+        rows: rows of the evaluation, every example once, without skipped ones.
+        records: the evaluated examples, as stored; their images are read again for their sizes.
+        skipped: indices of the unreadable examples.
 
     Raises:
-        UsageError: its task finds no boxes.
+        UsageError: if its task does not find boxes.
     """
     if "found_boxes" not in rows:
         raise UsageError(f"{trained.path} is of task.kind {trained.task.kind}, which finds no boxes to write")
@@ -44,7 +44,7 @@ def coco_of(
 
 
 def _innermost(records: Any, index: int) -> tuple[Any, int]:
-    """Return the source that records are a part or another form of, and the place of an example in it."""
+    """Return the source that records are a part or another form of, and the position of an example in it."""
     while True:
         if isinstance(records, Subset):
             records, index = records.records, int(records.indices[index])

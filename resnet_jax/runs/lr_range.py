@@ -1,8 +1,8 @@
 """The learning-rate range test: a short run whose rate grows exponentially, and what its loss says about the rate.
 
-L. N. Smith, Cyclical Learning Rates for Training Neural Networks (WACV 2017, arXiv 1506.01186, section 3.3); on a
-logarithmic axis, with the two suggestions, as fastai draws it. It trains by the product's own step, batches and loop,
-several seeds as one population.
+L. N. Smith, Cyclical Learning Rates for Training Neural Networks (WACV 2017, arXiv 1506.01186, section 3.3); drawn on a
+logarithmic axis with the two suggestions, as in fastai. It uses the same step, batches and loop as a regular training,
+with several seeds as one population.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ from resnet_jax.training.plan import Reject
 from resnet_jax.training.progress import Progress
 from resnet_jax.training.spikes import Spikes
 
-#: A seed has seen enough once its running mean of the loss is so many times the least so far, as in fastai.
+#: A seed ends once its running mean of the loss is this many times the smallest so far, as in fastai.
 ENOUGH = 4.0
 #: Weight of the old value in that running mean.
 DECAY = 0.9
-#: Updates before it counts.
+#: Number of updates before it counts.
 LEAST = 10
-#: Deviation of the Gaussian that smooths the curve, as a share of all updates.
+#: Standard deviation of the Gaussian that smooths the curve, as a fraction of all updates.
 WIDTH = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
 class RangeTest:
-    """What a range test found.
+    """The results of a range test.
 
     Attributes:
-        rates: of every update, rising, (updates,).
-        losses: of every seed, (seeds, updates); NaN after its end.
-        seeds: which.
+        rates: learning rate of every update, rising, (updates,).
+        losses: losses of every seed, (seeds, updates); NaN after its end.
+        seeds: the seeds.
         steepest: the rate at which the smoothed loss falls fastest; None if it never falls.
-        minimum: the rate at which it is least; None likewise.
+        minimum: the rate at which it is smallest; None if it never falls.
     """
 
     rates: np.ndarray
@@ -66,25 +66,25 @@ class RangeTest:
 
     @property
     def smoothed(self) -> np.ndarray:
-        """The losses without most of their noise, (seeds, updates)."""
+        """The losses with most of their noise removed, (seeds, updates)."""
         return np.stack([smooth(row, WIDTH * len(self.rates)) for row in self.losses])
 
     @property
     def at_the_end(self) -> bool:
-        """Whether the loss is least where the test ended, so that a higher rate may be better still."""
+        """Whether the loss is smallest where the test ended, so that a higher rate may be even better."""
         complete = bool(np.isfinite(self.losses).all())
         return self.minimum is not None and complete and self.minimum >= self.rates[-2]
 
     @property
     def tenth(self) -> float | None:
-        """A tenth of the rate at which the loss is least."""
+        """A tenth of the rate at which the loss is smallest."""
         return None if self.minimum is None else self.minimum / 10
 
 
 def smooth(values: np.ndarray, width: float) -> np.ndarray:
-    """Return a mean of neighbours, weighted by a Gaussian of so many updates; NaN where a value is none.
+    """Return a mean of neighbors, weighted by a Gaussian of this many updates; NaN values stay NaN.
 
-    Unlike a running mean it does not lag, so that a rate is read off where the loss was.
+    Unlike a running mean it does not lag, so a rate is read off at the loss it had.
 
     >>> smooth(np.array([1.0, 1.0, 1.0, np.nan]), 2.0).round(6).tolist()
     [1.0, 1.0, 1.0, nan]
@@ -98,14 +98,14 @@ def smooth(values: np.ndarray, width: float) -> np.ndarray:
 
 
 def suggest(rates: np.ndarray, smoothed: np.ndarray) -> tuple[float | None, float | None]:
-    """Return the rate of steepest descent before the least loss, and the rate of that.
+    """Return the rate of steepest descent before the smallest loss, and the rate of the smallest loss.
 
     Args:
         rates: rising, (updates,).
         smoothed: losses, (updates,); NaN where there is none.
 
     Returns:
-        Both None where the loss never falls.
+        Both are None if the loss never falls.
 
     >>> rates = np.geomspace(1e-4, 1, 5)
     >>> [round(rate, 6) for rate in suggest(rates, np.array([2.0, 1.9, 1.0, 0.8, 5.0]))]
@@ -135,17 +135,17 @@ def lr_range(
 ) -> dict[str, Any]:
     """Train with a rate that grows from ``low`` to ``high``; write lr_range.csv and lr_range.png.
 
-    A test ends before ``steps`` once the loss of every seed is far above its least, or not finite. It validates and
-    tests nothing and leaves no network.
+    The test ends before ``steps`` once the loss of every seed is far above its minimum, or not finite. Nothing is
+    validated or tested, and no network is saved.
 
     Args:
-        config: the run whose rate is in question; its schedule and length are not used.
-        out: folder of the two files.
-        low: first rate.
-        high: last rate.
-        steps: updates.
-        seeds: trained together; one curve each.
-        console: where to say what is found.
+        config: the run to test; its schedule and length are not used.
+        out: folder for the two files.
+        low: first learning rate.
+        high: last learning rate.
+        steps: number of updates.
+        seeds: seeds to train together; one curve each.
+        console: where to print the findings.
         stop: checked between calls.
 
     Returns:
@@ -153,7 +153,7 @@ def lr_range(
         the paths ``csv`` and ``png``.
 
     Raises:
-        UsageError: rates or steps that cannot be.
+        UsageError: for impossible rates or steps.
     """
     if not 0.0 < low < high < math.inf:
         raise UsageError(f"a range test goes from a rate above 0 to a higher one, got from {low:g} to {high:g}")
@@ -189,16 +189,16 @@ def lr_range(
 
 
 def sentences(found: RangeTest, rate: float) -> list[str]:
-    """Return what to say of a test, a line each."""
+    """Return what to print about a test, one line each."""
     if found.steepest is None or found.minimum is None or found.tenth is None:
         lines = ["At no rate does the loss fall: give a lower --from, or more --steps."]
     else:
         lines = [
-            f"steepest descent at a rate of {found.steepest:.2g}; least loss at {found.minimum:.2g}, a tenth of which "
+            f"steepest descent at a rate of {found.steepest:.2g}; lowest loss at {found.minimum:.2g}, a tenth of which "
             f"is {found.tenth:.2g}"
         ]
         if found.at_the_end:
-            lines.append("The loss is least where the test ended: a higher --to may show more.")
+            lines.append("The loss is lowest where the test ended: a higher --to may show more.")
     return [*lines, f"the rate of the recipe is {rate:.2g}, with its own schedule"]
 
 
@@ -214,7 +214,7 @@ def measure(
     """Train; see :func:`lr_range`.
 
     Raises:
-        RunError: the loss of every seed was not finite from the start.
+        RunError: if the loss of every seed was not finite from the start.
     """
     config = range_config(config, low, high, steps)
     images = load_images(config)
@@ -242,7 +242,7 @@ def measure(
 
 
 def range_config(config: RunConfig, low: float, high: float, steps: int) -> RunConfig:
-    """Return a run of so many updates with a rising rate, and nothing that would stop or average it."""
+    """Return a run of this many updates with a rising rate, without anything that would stop or average it."""
     schedule = ScheduleConfig("exponential", start_value=low / high)
     return dataclasses.replace(
         config,
@@ -265,15 +265,15 @@ def _rates(parts: RunComponents, steps: int) -> np.ndarray:
 
 
 class _EnoughError(Exception):
-    """Every seed has seen enough: raised by the observer, which ends the training."""
+    """Every seed is done: raised by the observer to end the training."""
 
 
 class _Curve(Observer):
-    """Observer that keeps the losses of every seed, and ends the training once all of them are far above their least.
+    """Observer that records the losses of every seed, and ends the training once all are far above their minimum.
 
     Args:
-        seeds: how many.
-        steps: updates at most.
+        seeds: number of seeds.
+        steps: maximum number of updates.
     """
 
     def __init__(self, seeds: int, steps: int) -> None:
@@ -282,10 +282,10 @@ class _Curve(Observer):
         self._done = np.zeros(seeds, bool)
 
     def on_step(self, row: Row) -> None:
-        """Keep the loss, unless its seed has seen enough.
+        """Record the loss, unless its seed is done.
 
         Raises:
-            _EnoughError: all have.
+            _EnoughError: if all are done.
         """
         member, step = int(row["member"]), int(row["step"])
         if self._done[member]:
@@ -299,7 +299,7 @@ class _Curve(Observer):
         self._end()
 
     def on_divergence(self, row: Row) -> None:
-        """Leave out a seed whose loss is not finite."""
+        """Drop a seed whose loss is not finite."""
         self._done[int(row["member"])] = True
         self._end()
 

@@ -17,10 +17,10 @@ from resnet_jax.tasks.task import Task
 
 
 def build_model(config: RunConfig, card: DatasetInfo) -> ResNet:
-    """Build the network for the data, one of one input; see :func:`build_network`.
+    """Build a network with one input for the data; see :func:`build_network`.
 
     Raises:
-        UsageError: as that, or it is one of two towers.
+        UsageError: as there, or if it has two towers.
     """
     network = build_network(config, card)
     if isinstance(network, TwoTowers):
@@ -29,18 +29,19 @@ def build_model(config: RunConfig, card: DatasetInfo) -> ResNet:
 
 
 def build_network(config: RunConfig, card: DatasetInfo, *, devices: int | None = None) -> ResNet | TwoTowers:
-    """Build the network for the data: its classes and channels, unless the configuration says otherwise.
+    """Build the network for the data, with its classes and channels unless the configuration says otherwise.
 
-    Of a task with two inputs it is one of two towers, ``model`` on the left and ``other.model`` on the right.
+    For a task with two inputs it has two towers, ``model`` on the left and ``other.model`` on the right.
 
     Args:
         config: the run.
         card: its data.
-        devices: over how many a training batch is sharded, at which only batch norm of devices or groups of them looks;
-            None: it is not trained.
+        devices: number of devices that a training batch is sharded over, which matters only for batch norm over single
+            devices or groups of them; None if it is not trained.
 
     Raises:
-        UsageError: the network has fewer outputs than the data has classes, or other choices or the devices do not fit.
+        UsageError: if the network has fewer outputs than the data has classes, or other choices or the devices do not
+            fit.
     """
     task = build_task(config, card)
     network = _network(config.model, task, card.image_shape, "model", devices)
@@ -58,7 +59,7 @@ def build_network(config: RunConfig, card: DatasetInfo, *, devices: int | None =
 
 
 def _network(model: ModelSpec, task: Task, shape: tuple[int, ...], where: str, devices: int | None) -> ResNetConfig:
-    """Return the choices of a network for inputs of a shape; ``where`` it is in the configuration, for messages."""
+    """Return the choices of a network for inputs of a shape; ``where`` is its place in the configuration."""
     outputs, heads, dims = task.num_outputs, getattr(task, "heads", ("classifier",)), len(shape) - 1
     more = {"head_outputs": task.head_outputs} if isinstance(task, Multitask) else {}
     network = model.config(num_classes=outputs, in_channels=shape[-1], spatial_dims=dims, head=heads[0], **more)
@@ -80,10 +81,10 @@ def _network(model: ModelSpec, task: Task, shape: tuple[int, ...], where: str, d
 
 
 def build_task(config: RunConfig, card: DatasetInfo) -> Task:
-    """Return what the outputs of a run's network mean.
+    """Return the task of a run's network.
 
     Raises:
-        UsageError: a kind that does not go with the labels, or a setting that it does not use.
+        UsageError: for a kind that does not fit the labels, or a setting that it does not use.
     """
     facts = TaskFacts(
         label_kind=card.label_kind,  # pyright: ignore[reportArgumentType]  # a str, as JSON has it

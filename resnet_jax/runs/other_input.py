@@ -1,4 +1,4 @@
-"""What a run knows of the second input of its examples, the field ``other``."""
+"""What a run knows about the second input of its examples, the field ``other``."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class OtherInput:
     """The second input of the examples.
 
     Attributes:
-        shape: of one, with its channels.
-        dtype: of the values.
-        mean: per channel, of x / 255 for uint8, else of the values.
-        std: per channel, of the same.
+        shape: shape of one input, with its channels.
+        dtype: dtype of the values.
+        mean: mean per channel, of x / 255 for uint8, otherwise of the values.
+        std: standard deviation per channel, of the same.
     """
 
     shape: tuple[int, ...]
@@ -31,13 +31,13 @@ class OtherInput:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Refuse what no input has, of a file that may be damaged."""
+        """Reject values that no input has, since the file may be damaged."""
         if not self.shape or not all(0 < side <= MOST_SIDE for side in self.shape):
             raise ValueError(f"shape is {repr(self.shape)[:40]}")
 
 
 def other_input(records: Records, unreadable: Unreadable | None) -> OtherInput | None:
-    """Return what is known of the second input of training examples; None where they have none."""
+    """Return what is known about the second input of training examples; None if they have none."""
     field = records.spec.get(OTHER)
     if field is None or field.meaning not in INPUTS:
         return None
@@ -47,15 +47,15 @@ def other_input(records: Records, unreadable: Unreadable | None) -> OtherInput |
 
 
 def require_other(wanted: OtherInput | None, records: Records, place: str) -> None:
-    """Refuse examples without the second input that a network takes.
+    """Reject examples without the second input that a network takes.
 
     Args:
-        wanted: what is known of the second input that it was trained on; None: it takes one input.
+        wanted: the second input that it was trained on; None if it takes one input.
         records: the examples.
-        place: where they lie, for the message.
+        place: where they are, for the message.
 
     Raises:
-        UsageError: they have none, or one of another shape or dtype.
+        UsageError: if they have none, or one of another shape or dtype.
     """
     if wanted is None:
         return

@@ -1,4 +1,4 @@
-"""What a run ends with: its summary, the lines that say it, and its pictures, which come after it and may only warn."""
+"""The outcome of a run: its summary, the lines that report it, and its figures, whose failure is only a warning."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ Say = Callable[[str], None]
 
 #: Among the details of a test: arrays of :func:`resnet_jax.runs.shown_examples.predicted_examples`.
 EXAMPLES = "examples"
-#: Kinds of task whose test has a picture.
+#: Kinds of tasks whose test has a figure.
 _DRAWN = ("classification", "binary", "multilabel", "regression", "segmentation")
 
 
-#: Rows of one of several tasks that are kept of a test.
+#: Rows of one of several tasks that are stored for a test.
 KEPT = ("label", "prediction", "score", "there")
 
 
@@ -49,30 +49,32 @@ class Summary:
     """The result of a run.
 
     Attributes:
-        test_accuracy: fraction correct on the test split, which is read once, after training; None of a task without.
-        test_correct: images of it classified correctly; None of a task without.
-        test_examples: images of it.
-        test_loss: mean loss on it.
-        best_val_accuracy: best validation accuracy of the run; None without validation, or of a task without.
-        steps: updates done.
+        test_accuracy: fraction correct on the test split, which is read once, after training; None for a task without
+            accuracy.
+        test_correct: number of test images classified correctly; None for a task without accuracy.
+        test_examples: number of test images.
+        test_loss: mean loss on the test split.
+        best_val_accuracy: best validation accuracy of the run; None without validation, or for a task without accuracy.
+        steps: number of updates done.
         finished: ``steps`` (all of them), ``early stopping`` or ``time limit``.
         tested: which state was tested, ``last`` or ``best``, and after which step.
-        images_per_second: training throughput, compilation and evaluation left out.
+        images_per_second: training throughput, excluding compilation and evaluation.
         seconds: wall-clock time of the command that finished the run.
-        params_digest: see :func:`resnet_jax.models.digest.params_digest`; of the last state.
-        run_dir: where everything is.
-        first_step_seconds: from the start of that command, its imports left out, until its first step was done:
+        params_digest: see :func:`resnet_jax.models.digest.params_digest`; for the last state.
+        run_dir: the run directory.
+        first_step_seconds: time from the start of that command, excluding imports, until its first step was done:
             reading the images and compiling, or finding the compiled step in the cache. None if no step was left.
-        stuck: whether it ended no better than chance (:mod:`resnet_jax.training.stuck`); None if that cannot be said.
-        stuck_reason: why it is said to be, or why nothing can be said; None for a run that has learned.
+        stuck: whether it ended no better than chance (:mod:`resnet_jax.training.stuck`); None if that cannot be
+            determined.
+        stuck_reason: why it is stuck, or why that cannot be determined; None for a run that has learned.
         task: what the outputs mean, such as ``classification``.
-        headline: the metric that selected and stopped, such as ``accuracy``.
-        metrics: all metrics of the test; None for one that is not a number. Empty in results of before there were any.
-        best_val: best validation value of the headline; None without validation.
+        headline: the metric used for selection and early stopping, such as ``accuracy``.
+        metrics: all test metrics; None for one that is not a number. Empty in older results.
+        best_val: best validation value of the headline metric; None without validation.
         per_class: metrics of every class, label or target, by metric and name.
-        notes: what a reader of the metrics has to know.
-        skipped: split -> examples that could not be read and were skipped (``data.on_corrupt skip``); those of it that
-            had are left out.
+        notes: what a reader of the metrics needs to know.
+        skipped: split -> number of unreadable examples that were skipped (``data.on_corrupt skip``); only splits that
+            had any.
     """
 
     test_accuracy: float | None
@@ -100,11 +102,11 @@ class Summary:
 
     @property
     def test_headline(self) -> float | None:
-        """Its headline metric on the test split."""
+        """The headline metric on the test split."""
         return self.metrics.get(self.headline, self.test_accuracy)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what summary.json holds: of a task without an accuracy its headline stands in its place."""
+        """Return the contents of summary.json; for a task without accuracy, its headline metric takes that place."""
         row = {name: value for name, value in dataclasses.asdict(self).items() if name != "best_val"}
         row["notes"] = list(self.notes)
         if self.headline == "accuracy":
@@ -125,13 +127,13 @@ class Summary:
 
 
 def outcome_of(task: Task, result: Evaluation, best: float | None, names: Sequence[str]) -> dict[str, Any]:
-    """Return the fields of a summary that say how a test came out.
+    """Return the fields of a summary that contain the test result.
 
     Args:
         task: what the outputs mean.
-        result: of the test.
-        best: best validation value of the headline.
-        names: of the classes, labels or targets.
+        result: result of the test.
+        best: best validation value of the headline metric.
+        names: names of the classes, labels or targets.
     """
     has_accuracy = task.headline == "accuracy"
     return {
@@ -150,7 +152,7 @@ def outcome_of(task: Task, result: Evaluation, best: float | None, names: Sequen
 
 
 def per_class_of(result: Evaluation, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    """Return the metrics of every class, label or target, by metric and name; None for what is no number."""
+    """Return the metrics of every class, label or target, by metric and name; None for NaN."""
     return {
         table: {name: finite(value) for name, value in zip(output_names(names, len(each)), each, strict=False)}
         for table, each in result.details.items()
@@ -164,7 +166,7 @@ def finite(value: float) -> float | None:
 
 
 def said_metric(name: str, value: float | None) -> str:
-    """Return a metric as people read it.
+    """Return a metric in readable form.
 
     >>> said_metric("macro_f1", 0.5), said_metric("r2", None)
     ('macro f1 50.00%', 'r2 undefined')
@@ -175,7 +177,7 @@ def said_metric(name: str, value: float | None) -> str:
 
 
 def conclude(summary: Summary, say: Say) -> None:
-    """Say what came out."""
+    """Print the outcome."""
     best, rate = summary.best_val, summary.images_per_second
     best = summary.best_val_accuracy if best is None else best
     counted = f"{summary.test_examples} images"
@@ -191,24 +193,24 @@ def conclude(summary: Summary, say: Say) -> None:
         say(f"best validation {said_metric(summary.headline, best)}")
     speed = f", {rate:,.0f} images/s while training" if rate else ""
     first = summary.first_step_seconds
-    start = "" if first is None else f", the first done after {first:.1f} s"
+    start = "" if first is None else f", the first after {first:.1f} s"
     say(f"{summary.steps:,} steps in {summary.seconds:.0f} s{start}{speed}")
 
 
 def say_if_stuck(summary: Summary, say: Say) -> None:
-    """Say that the run is stuck, if it is."""
+    """Print that the run is stuck, if it is."""
     if summary.stuck:
         say(f"This run is stuck: {summary.stuck_reason}. {ADVICE}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """The pictures of a run, drawn from its files.
+    """The figures of a run, drawn from its files.
 
     Attributes:
         run: its directory.
         config: its configuration.
-        say: is given a line for a picture that cannot be drawn.
+        say: called with a line for a figure that cannot be drawn.
     """
 
     run: RunDirectory
@@ -217,7 +219,7 @@ class Pictures:
 
     @property
     def title(self) -> str:
-        """What all of them are of."""
+        """Title of all figures."""
         config = self.config
         network = config.model.name
         if config.other != OtherConfig():
@@ -232,7 +234,7 @@ class Pictures:
         attempt(self.run.task_gradients_picture.name, self._task_gradients, self.say)
 
     def draw_all(self, result: Evaluation) -> None:
-        """Draw these and the picture of the test, and keep in a file what the latter is drawn of."""
+        """Draw these and the figure of the test, and store the data of the latter in a file."""
         self.draw_training()
         classes = "confusion" in result.details
         kept, picture = (self.run.confusion_counts, self.run.confusion) if classes else self._of_rows
@@ -243,7 +245,7 @@ class Pictures:
             attempt(self.run.examples_picture.name, self._examples, self.say)
 
     def draw_missing(self) -> None:
-        """Draw what a finished run has not, and say so."""
+        """Draw the missing figures of a finished run, and report it."""
         for path, draw in (
             (self.run.curves, self._curves),
             (self.run.gradients, self._gradients),
@@ -255,7 +257,7 @@ class Pictures:
                 self.say(f"drawn again: {path}")
 
     def say_where(self) -> None:
-        """Say which there are."""
+        """Print which figures there are."""
         for name, path in (
             ("curves", self.run.curves),
             ("confusion", self.run.confusion),
@@ -284,14 +286,14 @@ class Pictures:
             draw_task_gradients(found, self.run.task_gradients_picture, title=title)
 
     def _test_picture(self) -> tuple[Path, Path]:
-        """Return the picture of the test and the file that it is drawn of."""
+        """Return the figure of the test and the file that it is drawn from."""
         if self.run.test_rows.is_file():
             return self.run.predictions, self.run.test_rows
         return self.run.confusion, self.run.confusion_counts
 
     @property
     def _of_rows(self) -> tuple[Path, Path]:
-        """Where tasks without classes keep their test, and its picture."""
+        """The file and figure of the test for tasks without classes."""
         return self.run.test_rows, self.run.predictions
 
     def _test(self) -> None:

@@ -1,7 +1,7 @@
-"""Whether a network can learn a few batches by heart: the same ones over and over, without what regularizes.
+"""Test whether a network can memorize a few batches: the same ones over and over, without regularization.
 
-What PyTorch Lightning calls ``overfit_batches``: the images that are trained on are also what is evaluated, and their
-loss should fall towards 0. A network that cannot do that has a fault that no more data repairs.
+This is PyTorch Lightning's ``overfit_batches``: the training images are also those that are evaluated, and their loss
+should fall towards 0. A network that cannot do this has a defect that more data will not fix.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from resnet_jax.training.observers import Observer, Row
 from resnet_jax.training.options import Averaging
 from resnet_jax.training.spikes import Spikes
 
-#: Updates at most, unless a length is given.
+#: The maximum number of updates, unless a length is given.
 STEPS = 400
-#: Evaluations on the way.
+#: Number of evaluations on the way.
 LOOKS = 20
-#: The loss that a task without accuracy has to reach, as a share of the first.
+#: The loss that a task without accuracy must reach, as a fraction of the first.
 LOW = 0.05
-#: File of the result; by it a directory is known to be one of these and no run.
+#: Name of the result file, which distinguishes such a directory from a run.
 RESULT = "overfit.json"
 
 DOUBTS = (
-    "It cannot learn them by heart, so more data would not help. Look at: the learning rate (resnet-jax lr-range), "
+    "It cannot memorize them, so more data would not help. Look at: the learning rate (resnet-jax lr-range), "
     "the number of updates (train.length), labels that do not belong to their images (resnet-jax data show), the "
     "normalization (data.mean, data.std), and whether gradients get through (resnet-jax depth check NETWORK)"
 )
@@ -65,13 +65,13 @@ def overfit(
     console: RichConsole | None = None,
     origin: Origin | None = None,
 ) -> dict[str, Any]:
-    """Train on the same few batches, say whether they were learned, and write overfit.json, metrics.jsonl, curves.png.
+    """Train on the same few batches, report whether they were learned, write overfit.json, metrics.jsonl, curves.png.
 
     Args:
         config: the run.
-        batches: how many.
-        run_dir: where it goes (default: ``runs/overfit-N-`` and what the run would be called).
-        length: of the training (default: 400 updates). It ends earlier once all is learned.
+        batches: number of batches.
+        run_dir: output directory (default: ``runs/overfit-N-`` followed by the name of the run).
+        length: length of the training (default: 400 updates). It ends earlier once everything is learned.
         console: where to show progress.
         origin: the recipe that ``config`` started from.
 
@@ -80,8 +80,8 @@ def overfit(
         images, ``run_dir``.
 
     Raises:
-        CheckError: they were not learned; with the same result.
-        UsageError: fewer images than that, or a directory that holds a run.
+        CheckError: if they were not learned; with the same result.
+        UsageError: if there are too few images, or the directory contains a run.
     """
     if batches < 1:
         raise UsageError(f"overfit_batches is 1 or more batches, got {batches}")
@@ -133,12 +133,12 @@ def overfit(
     if not passed:
         raise CheckError(said, found)
     say(console, said)
-    say(console, f"all of it {path}")
+    say(console, f"all files in {path}")
     return found
 
 
 def without_regularization(config: RunConfig) -> tuple[RunConfig, list[str]]:
-    """Return a run without augmentation, dropout, smoothing, averages and early ends, and what that turned off."""
+    """Return a run without augmentation, dropout, smoothing, averages and early stopping, and what was turned off."""
     data, task, network = config.data, config.task, config.model.config()
     drops = [name for name in ("dropout", "head_dropout", "drop_path") if getattr(network, name)]
     changed = {
@@ -167,10 +167,10 @@ def without_regularization(config: RunConfig) -> tuple[RunConfig, list[str]]:
 
 
 def same_batches(images: RunData, size: int, batches: int, seed: int) -> RunData:
-    """Return the data with so many training images only, which are also what is evaluated.
+    """Return the data with only this many training images, which are also those that are evaluated.
 
     Raises:
-        UsageError: there are not so many.
+        UsageError: if there are too few.
     """
     records, wanted = images.splits.train, size * batches
     if len(records) < wanted:
@@ -183,13 +183,13 @@ def same_batches(images: RunData, size: int, batches: int, seed: int) -> RunData
 
 
 def verdict(result: Evaluation, first: float, training: float | None, count: int) -> tuple[bool, str]:
-    """Return whether the images were learned, and what to say of it.
+    """Return whether the images were learned, and a sentence about it.
 
     Args:
-        result: on the images trained on, in evaluation mode.
+        result: result on the training images, in evaluation mode.
         first: loss of the first update.
-        training: accuracy in training mode, at the end; None of a task without.
-        count: images.
+        training: accuracy in training mode at the end; None for a task without accuracy.
+        count: number of images.
     """
     accuracy = result.metrics.get("accuracy")
     fell = f"loss {first:.4f} -> {result.loss:.4f}"
@@ -211,26 +211,26 @@ def verdict(result: Evaluation, first: float, training: float | None, count: int
 
 
 class _LearnedError(Exception):
-    """All images are learned: raised by the observer, which ends the training."""
+    """All images are learned: raised by the observer to end the training."""
 
 
 class _Watch(Observer):
-    """Observer that keeps the rows of epochs, and ends the training once all images are learned."""
+    """Observer that records the rows of epochs, and ends the training once all images are learned."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.step, self.first = 0, math.nan
 
     def on_step(self, row: Row) -> None:
-        """Keep the first loss."""
+        """Record the first loss."""
         if int(row["step"]) == 1:
             self.first = row["loss"]
 
     def on_epoch(self, row: Row) -> None:
-        """Keep the row.
+        """Record the row.
 
         Raises:
-            _LearnedError: the accuracy is 100 % and the loss a twentieth of the first.
+            _LearnedError: if the accuracy is 100% and the loss a twentieth of the first.
         """
         self.rows.append(row)
         self.step = int(row["step"])
@@ -241,7 +241,7 @@ class _Watch(Observer):
 def _train(
     parts: RunComponents, images: RunData, config: RunConfig, path: Path, console: RichConsole
 ) -> tuple[_Watch, Evaluation]:
-    """Return what was watched, and the last evaluation of the images trained on."""
+    """Return what was recorded, and the last evaluation of the training images."""
     total, watch, found = parts.plan.total_steps, _Watch(), []
 
     def evaluate(state: Any) -> Evaluation:
@@ -279,10 +279,10 @@ def _of_length(config: RunConfig, length: str) -> RunConfig:
 
 
 def _directory(config: RunConfig, batches: int, run_dir: str | Path | None) -> Path:
-    """Return where it goes.
+    """Return the output directory.
 
     Raises:
-        UsageError: there is something else.
+        UsageError: if it contains something else.
     """
     usual = default_path(config)
     path = usual.with_name(f"overfit-{batches}-{usual.name}") if run_dir is None else Path(run_dir)

@@ -1,4 +1,4 @@
-"""The optimizer of a trained run with its state: what the next update of its network would be."""
+"""The optimizer of a trained run with its state, to compute what the next update of its network would be."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from resnet_jax.training.state import init_state
 def own_optimizer(
     trained: TrainedRun, learning_rate: float, checkpoint: str | None
 ) -> tuple[tuple[optax.GradientTransformation, Any], str]:
-    """Return the run's optimizer with its state; with a fresh one, or plain SGD, where the run has none. Say which.
+    """Return the run's optimizer with its state, or a new one or plain SGD if it has none, and say which.
 
-    Nothing is read of the run's images: data.json knows how many there are.
+    None of the run's images are read: data.json contains their number.
 
     Args:
         trained: the run, computed on one device.
-        learning_rate: of plain SGD.
-        checkpoint: whose state: last or best; None: the one the run tested.
+        learning_rate: learning rate of plain SGD.
+        checkpoint: whose state to use: last or best; None: the one the run tested.
     """
     config, model, card = trained.config, trained.model, trained.card
     if not trained.was_trained_here:  # imported: it was never trained here

@@ -1,4 +1,4 @@
-"""Pixels of another source, whose classes become positions of a network's outputs."""
+"""Pixel labels of another source, with their classes mapped to positions of a network's outputs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from resnet_jax.errors import UsageError
 from resnet_jax.runs.recoded import Recoded
 
 NO_CLASS = 255
-"""Of a pixel."""
+"""Value of a pixel without a class."""
 
 
 def with_pixel_classes(records: Records, dataset: Dataset, names: tuple[str, ...]) -> Records:
     """Return records of pixels whose classes are positions of the network's outputs, matched by name.
 
-    Classes that are called by their numbers are those positions.
+    Classes whose names are numbers are those positions.
 
     Raises:
-        UsageError: a class that the network does not know.
+        UsageError: for a class that the network does not have.
     """
     count = len(dataset.class_names)
     numbered = dataset.class_names == tuple(str(number) for number in range(count)) and count <= len(names)

@@ -1,8 +1,8 @@
-"""How far a session got, in a file that survives SIGKILL: a resumed run knows exactly how many updates it makes again.
+"""A session's position in a file that survives SIGKILL, so that a resumed run knows how many updates it repeats.
 
-``RUN/.position`` holds 16 bytes, the updates done and their complement. They are written after every update and never
-synced: a killed process leaves them in the system's memory, and of what a machine loses that goes down, nobody is told
-too little by more than the last seconds.
+``RUN/.position`` contains 16 bytes, the number of updates done and its complement. They are written after every update
+and never synced: a killed process leaves them in the system's memory, and if the machine crashes, the number is too
+small by the last seconds at most.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _FORM = struct.Struct("<qq")
 
 
 class Position(Observer):
-    """Writes the file; where it cannot be written nothing is, for it decides nothing.
+    """Writes the file; if it cannot be written it is skipped, because nothing depends on it.
 
     Args:
-        path: the file; None for nowhere, as of processes that are not the main one.
-        start_step: updates done when the session begins.
+        path: the file; None to write nothing, as in processes other than the main one.
+        start_step: number of updates done when the session begins.
     """
 
     def __init__(self, path: Path | None, start_step: int) -> None:
@@ -50,7 +50,7 @@ class Position(Observer):
 
 
 def read_position(path: Path) -> int | None:
-    """Return the updates that the session before had done; None if that is not known.
+    """Return the number of updates that the previous session had done; None if unknown.
 
     >>> read_position(Path("nowhere")) is None
     True

@@ -1,4 +1,4 @@
-"""Naming what is in images: batch after batch of a few fixed shapes, each result as soon as it is there."""
+"""Prediction: batch after batch of a few fixed shapes, with each result as soon as it is available."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from resnet_jax.tasks.segmentation import Segmentation
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What the network says of one image: of classification the likeliest classes, likeliest first.
+    """The network's prediction for one image; for classification, the most likely classes in descending order.
 
     Attributes:
-        image: the file; of bytes and pixels, which image it was, counted from 0.
-        classes: names of the classes, of the labels over the threshold, or of the targets; empty if the image could not
-            be read.
-        probabilities: of these classes or labels.
+        image: the file; for bytes and pixels, the index of the image, counted from 0.
+        classes: names of the classes, of the labels above the threshold, or of the targets; empty if the image could
+            not be read.
+        probabilities: probabilities of these classes or labels.
         error: why it could not be read, or None.
-        values: of these targets, in their units.
-        boxes: of these classes, top, left, bottom, right in pixels of the image as it is stored; ``probabilities`` are
-            their scores.
-        sides: height and width of the image as it is stored, where there are boxes.
-        fields: of tasks of pixels and the like, what examples have: a ``segmentation`` (H, W) of the image as the
-            network takes it.
+        values: values of these targets, in their units.
+        boxes: boxes of these classes, as top, left, bottom, right in pixels of the image as stored; ``probabilities``
+            are their scores.
+        sides: height and width of the image as stored, if there are boxes.
+        fields: for dense tasks, predictions in the form of example fields: a ``segmentation`` (H, W) of the image as
+            the network takes it.
     """
 
     image: str
@@ -49,15 +49,15 @@ class Prediction:
 
 
 class Predictor(Inference):
-    """A network ready to say what is in images.
+    """A network ready for prediction.
 
     Args:
-        trained: as :func:`resnet_jax.runs.trained.load_run` gives it.
+        trained: as returned by :func:`resnet_jax.runs.trained.load_run`.
         buckets: see :class:`resnet_jax.runs.inference.Inference`.
-        part: None, or :data:`resnet_jax.runs.inference.WITH_POOLED` for a server that watches features.
+        part: None, or :data:`resnet_jax.runs.inference.WITH_POOLED` for a server that monitors features.
 
     Raises:
-        UsageError: a network without classes, or whose normalization is not known; buckets that are not ascending.
+        UsageError: if the network has no classes or its normalization is unknown, or buckets are not ascending.
     """
 
     def __init__(self, trained: TrainedRun, buckets: Sequence[int] = BUCKETS, part: str | None = None):
@@ -71,10 +71,10 @@ class Predictor(Inference):
             images: uint8 (N, H, W, C) of the network's size.
 
         Returns:
-            float64 (N, classes): of one output that says no or yes, the two columns are no and yes.
+            float64 (N, classes); for a single yes-or-no output, the two columns are no and yes.
 
         Raises:
-            UsageError: images of another shape or dtype, or a task without probabilities.
+            UsageError: for images of another shape or dtype, or a task without probabilities.
         """
         probabilities = getattr(self.task, "probabilities", None)
         if probabilities is None:
@@ -82,24 +82,24 @@ class Predictor(Inference):
         return probabilities(self.outputs(images))
 
     def predict(self, images: Iterable[Image], top: int = 5) -> Iterator[Prediction]:
-        """Say what is in images; yield in their order, a batch at a time. One that cannot be read has an ``error``.
+        """Yield predictions for images in order, one batch at a time. An unreadable image has an ``error``.
 
-        An image of another size than the network's is brought to it as in evaluation.
+        Images of other sizes are resized to the network's size as in evaluation.
 
         Args:
             images: any number of image files, their bytes, or pixels.
-            top: how many classes to return for each, at most all; of labels all over the threshold are returned, and
-                of values all.
+            top: number of classes to return for each, at most all; for labels, all above the threshold are returned,
+                and for values all.
 
         Raises:
-            UsageError: ``top`` is below 1.
+            UsageError: if ``top`` is below 1.
         """
         if top < 1:
             raise UsageError(f"top must be 1 or more classes, got {top}")
         return self._predict(images, top)
 
     def most_answers(self, top: int) -> int:
-        """Return how many answers an image gets at most."""
+        """Return the maximum number of answers for an image."""
         if isinstance(self.task, Detection):
             return self.task.options.max_detections
         count = len(self.class_names)
@@ -113,12 +113,12 @@ class Predictor(Inference):
                 yield self.prediction(name, sides, row, top)
 
     def prediction(self, name: str, sides: tuple[int, int], row: Any, top: int) -> Prediction:
-        """Say what the outputs for one image mean.
+        """Return the prediction for the outputs of one image.
 
         Args:
-            name: of the image.
-            sides: height and width of the image as it is stored.
-            row: of :meth:`outputs`, without the axis of examples.
+            name: name of the image.
+            sides: height and width of the image as stored.
+            row: a row of :meth:`outputs`, without the axis of examples.
             top: see :meth:`predict`.
         """
         row = jax.tree.map(lambda each: each[None], row)
@@ -151,17 +151,17 @@ class Predictor(Inference):
 
 
 def predict_images(trained: TrainedRun, paths: Sequence[str | Path], top: int = 5) -> list[Prediction]:
-    """Classify image files; see :meth:`Predictor.predict`, which yields them as they come.
+    """Classify image files; see :meth:`Predictor.predict`, which yields results as they are computed.
 
     Args:
-        trained: as :func:`resnet_jax.runs.trained.load_run` gives it.
+        trained: as returned by :func:`resnet_jax.runs.trained.load_run`.
         paths: image files.
-        top: how many classes to return for each, at most all.
+        top: number of classes to return for each, at most all.
 
     Returns:
-        One for each path, in order; a file that is missing or no image has an ``error`` and no classes.
+        One prediction per path, in order; a missing file or one that is not an image has an ``error`` and no classes.
 
     Raises:
-        UsageError: ``top`` is below 1, or the network has no classes to name.
+        UsageError: if ``top`` is below 1, or the network has no classes.
     """
     return list(Predictor(trained).predict(paths, top))

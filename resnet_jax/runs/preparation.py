@@ -1,4 +1,4 @@
-"""What the compiled steps of a run do to a batch first: augmentation, normalization, what its teacher says."""
+"""The first part of a run's compiled steps: augmentation, normalization, and the outputs of its teacher."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from resnet_jax.runs.teacher import Teacher
 from resnet_jax.tasks.distillation import TEACHER
 from resnet_jax.training.step import Preprocess, TrainPreprocess
 
-#: Folded into the key of the run for what is done to the second input.
+#: Folded into the key of the run for the second input.
 _OTHER_STREAM = 0x6F746872
 
 
@@ -31,7 +31,7 @@ def train_preparation(
 ) -> Prepare:
     """Return ``prepare(key, batch) -> batch``: the device transforms and normalization of a run's training batches.
 
-    Transforms that are given take the place of the run's.
+    Transforms passed as an argument replace the run's.
     """
     shape: tuple[int | None, ...] = card.image_shape
     spec = {"image": Field(shape, card.image_dtype, cast(Meaning, MEANING_OF_RANK.get(len(shape), "array")))}
@@ -49,11 +49,11 @@ def train_preprocess(
     teacher: Teacher | None = None,
     transforms: Sequence[DeviceTransform] | None = None,
 ) -> TrainPreprocess:
-    """Return the device transforms and normalization of a run; with mixup or cutmix it returns soft labels as well.
+    """Return the device transforms and normalization of a run; with mixup or cutmix it also returns soft labels.
 
-    With a teacher it takes the teacher's variables as a third argument, and the batch that it returns has the teacher's
-    logits of the very images that the network sees, mixed ones included (Beyer et al. 2022, arXiv 2106.05237).
-    Transforms that are given take the place of the run's.
+    With a teacher, it takes the teacher's variables as a third argument, and the returned batch contains the teacher's
+    logits for exactly the images that the network sees, including mixed ones (Beyer et al. 2022, arXiv 2106.05237).
+    Transforms passed as an argument replace the run's.
     """
     transforms = divide(config.data.augment).device if transforms is None else transforms
     dtype = jnp.dtype(model.config.dtype)
@@ -85,7 +85,7 @@ def _has_two(model: nn.Module) -> bool:
 def _other_preparation(
     config: RunConfig, card: DatasetInfo
 ) -> Callable[[jax.Array, Mapping[str, jax.Array]], jax.Array]:
-    """Return ``(key, batch) -> other``: transforms and normalization of the second input, as of the first alone."""
+    """Return ``(key, batch) -> other``: transforms and normalization of the second input, as for the first."""
     assert card.other is not None  # or there is no network of two inputs
     shape = card.other.shape
     spec = {"image": Field(shape, card.other.dtype, cast(Meaning, MEANING_OF_RANK.get(len(shape), "array")))}

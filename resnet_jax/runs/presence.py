@@ -1,4 +1,4 @@
-"""Whether the run directory is still where it was: removed, moved or replaced, a run must not begin it anew."""
+"""Whether the run directory still exists: if removed, moved or replaced, a run must not re-create it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from resnet_jax.errors import RunError
 from resnet_jax.runtime.paths import identity
 from resnet_jax.training.observers import Observer, Row
 
-#: Seconds between two looks.
+#: Seconds between two checks.
 EVERY = 1.0
 
 
 class Presence(Observer):
-    """Looks for the directory at most once a second, and stops a run whose directory has gone.
+    """Checks the directory at most once a second, and stops a run whose directory is gone.
 
     Args:
-        path: of the run directory.
-        clock: seconds, which never go back.
+        path: path of the run directory.
+        clock: returns monotonic time in seconds.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,10 +35,10 @@ class Presence(Observer):
         return same and (not self._has_config or self._config.is_file())
 
     def require(self) -> None:
-        """Look now.
+        """Check now.
 
         Raises:
-            RunError: it was removed, moved or replaced by another.
+            RunError: if it was removed, moved or replaced by another.
         """
         if self.is_there:
             return
@@ -46,14 +46,14 @@ class Presence(Observer):
         there = "only a part of it" if identity(self._path) == self._found else there
         raise RunError(
             f"the run directory {self._path} was removed or moved while training; {there} is there now, and nothing "
-            "was written to it. If it was moved, go on where it is now: run_dir=PATH"
+            "was written to it. If it was moved, resume it at its new location: run_dir=PATH"
         )
 
     def on_step(self, row: Row) -> None:
-        """Look, if it is time.
+        """Check, if it is time.
 
         Raises:
-            RunError: as :meth:`require`.
+            RunError: as for :meth:`require`.
         """
         del row
         now = self._clock()

@@ -1,4 +1,4 @@
-"""Whether a recipe keeps its promise: its figure on the test split, or that it learns in a smoke run of seconds."""
+"""Whether a recipe reaches its expected figure on the test split, or learns in a smoke run of a few seconds."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from resnet_jax.runs.defaults import with_values
 from resnet_jax.runs.outcome import Summary
 from resnet_jax.tasks.task import format_metric
 
-#: Options that may differ from the recipe's where its figure is checked: another seed, or where the same images lie.
+#: Options that may differ from the recipe when its figure is checked: the seed, and the location of the same images.
 FREE = ("seed", "data.source", "data.moved_to")
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """How a check came out.
+    """The outcome of a check.
 
     Attributes:
-        passed: whether it did.
-        said: in one line.
+        passed: whether it passed.
+        said: one line about it.
         values: the figures that were compared.
     """
 
@@ -38,10 +38,10 @@ class Verdict:
 
 
 def smoke_config(config: RunConfig, about: About | None, name: str) -> RunConfig:
-    """Return a recipe as it runs in seconds.
+    """Return a recipe in a form that runs in seconds.
 
     Raises:
-        UsageError: the recipe does not say how.
+        UsageError: if the recipe does not define one.
     """
     if about is None or not about.smoke:
         raise UsageError(f"recipe {name} does not say how it runs in seconds: it has no about.smoke, --smoke needs it")
@@ -49,10 +49,10 @@ def smoke_config(config: RunConfig, about: About | None, name: str) -> RunConfig
 
 
 def require_expected(about: About | None, name: str) -> Expected:
-    """Return what a recipe promises.
+    """Return the expected figure of a recipe.
 
     Raises:
-        UsageError: nothing.
+        UsageError: if there is none.
     """
     if about is None or about.expected is None:
         raise UsageError(
@@ -63,10 +63,10 @@ def require_expected(about: About | None, name: str) -> Expected:
 
 
 def require_as_shipped(recipe: RunConfig, config: RunConfig) -> None:
-    """Refuse to check the figure of a recipe on another run than that of the recipe.
+    """Refuse to check the figure of a recipe on a run that differs from the recipe.
 
     Raises:
-        UsageError: with the options that differ, but for :data:`FREE`.
+        UsageError: if options differ, except for those in :data:`FREE`; lists them.
     """
     changed = [line for line in differences(recipe, config) if line.partition(":")[0] not in FREE]
     if changed:
@@ -77,7 +77,7 @@ def check_figure(summary: Summary, expected: Expected) -> Verdict:
     """Compare a run's figure on the test split with the expected one.
 
     Raises:
-        UsageError: the run has no such metric.
+        UsageError: if the run has no such metric.
     """
     found = {**summary.metrics, summary.headline: summary.test_headline, "loss": summary.test_loss}
     if expected.metric not in found:
@@ -94,10 +94,10 @@ def check_figure(summary: Summary, expected: Expected) -> Verdict:
 
 
 def check_smoke(losses: Sequence[float | None], finished: str) -> Verdict:
-    """Say whether a smoke run ended and learned: its loss is finite, and lower in the last quarter than in the first.
+    """Return whether a smoke run finished and learned: its loss is finite, and lower in the last quarter than first.
 
     Args:
-        losses: of the logged updates, oldest first; None for one that is not finite.
+        losses: losses of the logged updates, oldest first; None for non-finite ones.
         finished: why it ended.
 
     >>> check_smoke([2.0, 1.5, 1.0, 0.5], "steps").said

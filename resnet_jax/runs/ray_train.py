@@ -1,9 +1,9 @@
-"""A run in the workers of Ray Train, of which each is a process of JAX: the extra ``ray``.
+"""A run in the workers of Ray Train, each of which is a JAX process; needs the extra ``ray``.
 
-Ray's ``JaxTrainer`` starts ``jax.distributed`` in its workers on GPUs and TPUs; on CPUs it does so only if it is told
-of GPUs that it does not reserve (``JaxConfig(use_gpu=True)`` with ``JAX_PLATFORMS=cpu``), which is done here. Ray
-starts workers that have died again as its ``FailureConfig`` says, and the run goes on from its newest checkpoint.
-Tried with Ray 2.60: two workers of two CPU devices on one machine give the bits of ``resnet-jax launch``.
+Ray's ``JaxTrainer`` starts ``jax.distributed`` in its workers on GPUs and TPUs; on CPUs it only does so if told of GPUs
+that it does not reserve (``JaxConfig(use_gpu=True)`` with ``JAX_PLATFORMS=cpu``), which is done here. Ray restarts dead
+workers according to its ``FailureConfig``, and the run resumes from its newest checkpoint. Tested with Ray 2.60: two
+workers with two CPU devices each on one machine give the same bits as ``resnet-jax launch``.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ def fit_with_ray(
     scaling: Any = None,
     max_failures: int = 0,
 ) -> Summary:
-    """Train in the workers of a Ray cluster, or go on with a run there; return its summary.
+    """Train in the workers of a Ray cluster, or resume a run there; return its summary.
 
     Args:
         config: what to do.
-        run_dir: where to put it: on a file system that all workers share and that is at the same path here.
-        workers: how many.
+        run_dir: the run directory, on a file system that all workers share and that has the same path here.
+        workers: number of workers.
         platform: ``cpu``, ``cuda`` or ``tpu``.
-        devices_per_worker: CPU devices or GPUs of each.
-        scaling: Ray's ``ScalingConfig`` in place of one of ``workers`` (of TPUs it has the topology).
-        max_failures: how often Ray starts the workers again when some have died.
+        devices_per_worker: CPU devices or GPUs per worker.
+        scaling: Ray's ``ScalingConfig``, instead of one for ``workers`` (for TPUs it contains the topology).
+        max_failures: how often Ray restarts the workers if some have died.
 
     Raises:
-        UsageError: Ray is not installed.
-        RunError: the run cannot start or go on, as Ray says it.
+        UsageError: if Ray is not installed.
+        RunError: if the run cannot start or resume, with Ray's reason.
     """
     try:
         import ray  # pyright: ignore[reportMissingImports]

@@ -1,8 +1,8 @@
-"""Recipe files as they are read: the shipped ones, those of a user, and what one takes over from another.
+"""Reading of recipe files: shipped ones, a user's own, and what a recipe inherits from another.
 
-``extends: NAME`` has the values of another recipe first: of a shipped one, or, in a file, of the file at a path that
-ends with .yaml, relative to it. Sections are merged, lists are replaced, and null takes a value of the other away. What
-``about`` says is each recipe's own, but for ``smoke``, which is merged like the rest.
+``extends: NAME`` starts from the values of another recipe: a shipped one or, in a file, the file at a path that ends
+with .yaml, relative to it. Sections are merged, lists are replaced, and null removes a value of the other recipe. The
+section ``about`` is not inherited, except for ``smoke``, which is merged like the rest.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from resnet_jax.runtime.paths import user_path
 from resnet_jax.runtime.plain_files import read_text
 from resnet_jax.runtime.plain_yaml import load_yaml
 
-#: Endings of the files of users.
+#: Suffixes of users' files.
 YAML = (".yaml", ".yml")
 
 
 @dataclasses.dataclass(frozen=True)
 class RecipeFile:
-    """A recipe file with what it takes over.
+    """A recipe file with what it inherits.
 
     Attributes:
-        raw: what makes a :class:`~resnet_jax.runs.config.RunConfig`, before it is validated.
-        about: the section of that name, before it is validated; None without one.
+        raw: the values of a :class:`~resnet_jax.runs.config.RunConfig`, before validation.
+        about: the section of that name, before validation; None without one.
     """
 
     raw: dict[str, Any]
@@ -54,7 +54,7 @@ def require_shipped(name: str, *, hint: str = "") -> str:
     """Return the name of a shipped recipe.
 
     Raises:
-        UsageError: there is none of this name; it ends with the hint.
+        UsageError: if there is no such recipe; the message ends with the hint.
     """
     if name not in list_recipes():
         raise UsageError(f"{unknown('recipe', name, list_recipes(), '`resnet-jax recipes`')}{hint}")
@@ -62,17 +62,18 @@ def require_shipped(name: str, *, hint: str = "") -> str:
 
 
 def read_shipped(name: str, seen: tuple[str, ...] = ()) -> RecipeFile:
-    """Read a shipped recipe, whose name is known."""
+    """Read a shipped recipe by its name."""
     where = f"recipe {name}"
     text = resources.files("resnet_jax.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     return whole_recipe(mapping(text, where=where, recipe=name), where=where, seen=(*seen, name))
 
 
 def read_file(path: Path, seen: tuple[str, ...] = ()) -> RecipeFile:
-    """Read a recipe file of a user's.
+    """Read a user's recipe file.
 
     Raises:
-        UsageError: there is none, it is no mapping in YAML, or what it extends is not there or extends it.
+        UsageError: if it does not exist, is not a YAML mapping, or what it extends does not exist or extends it in
+            turn.
     """
     if not path.is_file():
         raise UsageError(f"no such recipe file: {path}")
@@ -83,16 +84,16 @@ def read_file(path: Path, seen: tuple[str, ...] = ()) -> RecipeFile:
 def whole_recipe(
     raw: Mapping[str, Any], *, where: str, folder: Path | None = None, seen: tuple[str, ...] = ()
 ) -> RecipeFile:
-    """Take ``about`` off a recipe, and put what it ``extends`` below it.
+    """Separate ``about`` from a recipe, and merge it with what it ``extends``.
 
     Args:
-        raw: as it was read.
+        raw: the recipe as read.
         where: the recipe, for messages.
-        folder: of its file, where paths are relative to; None: it may extend shipped recipes only.
-        seen: the recipes that led to it, and itself.
+        folder: directory of its file, to which paths are relative; None: it may only extend shipped recipes.
+        seen: the recipes that led to it, including itself.
 
     Raises:
-        UsageError: what it extends is not there, is no name, or extends it.
+        UsageError: if what it extends does not exist, is not a name, or extends it in turn.
     """
     own = {key: value for key, value in raw.items() if key not in ("about", "extends")}
     about, extends = raw.get("about"), raw.get("extends")
@@ -124,7 +125,7 @@ def _require_new(name: str, seen: tuple[str, ...], where: str) -> None:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one nested dictionary over another: sections are merged, all else is replaced, None takes it away.
+    """Return one nested dictionary merged over another: sections are merged, all else is replaced, None removes it.
 
     >>> merge({"a": {"x": 1, "y": [1, 2]}, "b": 2}, {"a": {"y": [3]}, "b": None})
     {'a': {'x': 1, 'y': [3]}}
@@ -146,11 +147,11 @@ def mapping(text: str, *, where: str, recipe: str | None) -> dict[str, Any]:
 
     Args:
         text: the document.
-        where: what to call it in messages.
-        recipe: name of the recipe if the document does not say.
+        where: its name for messages.
+        recipe: name of the recipe if the document does not contain it.
 
     Raises:
-        UsageError: it is not valid, or no mapping.
+        UsageError: if it is invalid, or not a mapping.
     """
     try:
         raw = load_yaml(text)
@@ -164,10 +165,10 @@ def mapping(text: str, *, where: str, recipe: str | None) -> dict[str, Any]:
 
 
 def read_utf8(path: Path) -> str:
-    """Return the text of a file that a person wrote, whatever the locale says.
+    """Return the text of a file written by a person, whatever the locale.
 
     Raises:
-        UsageError: it cannot be read, or is not text in UTF-8.
+        UsageError: if it cannot be read, or is not UTF-8 text.
     """
     try:
         return read_text(path, encoding="utf-8-sig")

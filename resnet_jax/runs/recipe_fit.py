@@ -1,4 +1,4 @@
-"""Whether a shipped recipe is used for images of another kind than those it was made for; said then, not refused."""
+"""Whether a shipped recipe is used for images of another kind than it was made for; this is reported, not rejected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resnet_jax.runs.recipes import list_recipes, load_recipe
 
 @dataclasses.dataclass(frozen=True)
 class MadeFor:
-    """The images of recipes: in words, their side in pixels as the network sees them, and one recipe for them."""
+    """The images of recipes: a description, their side in pixels as the network sees them, and one recipe for them."""
 
     images: str
     side: int
@@ -31,16 +31,16 @@ MADE_FOR = {
 #: Sources whose recipe is suggested for other images.
 _SUGGESTED = ("digits", "tfds:cifar10", "tfds:imagenet2012")
 ENOUGH = 2.0
-"""Ratio of sides from which images count as of another kind."""
+"""Ratio of sides from which images count as a different kind."""
 PHOTOGRAPH = 100
-"""Side from which images are photographs, which recipes for small images would shrink or see in pieces."""
+"""Side from which images count as photographs, which recipes for small images would shrink or see only in part."""
 
 
 def misfit(config: RunConfig, images: RunData) -> str | None:
-    """Return what to say when the images of a shipped recipe were replaced by such of another size; None if nothing.
+    """Return a message if the images of a shipped recipe were replaced by ones of a very different size; else None.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         images: its images.
     """
     own = _own_source(config)
@@ -72,7 +72,7 @@ def misfit(config: RunConfig, images: RunData) -> str | None:
 
 
 def elsewhere(config: RunConfig) -> str:
-    """Say how all of it is chosen for the data, where they lie at a path; empty for the recipe's own data."""
+    """Return how to have everything chosen for the data, if it is at a path; empty for the recipe's own data."""
     kind, _, location = config.data.place.partition(":")
     own = _own_source(config)
     if own not in MADE_FOR or config.data.place == ARRAYS or config.data.source == own:
@@ -82,5 +82,5 @@ def elsewhere(config: RunConfig) -> str:
 
 
 def _own_source(config: RunConfig) -> str | None:
-    """Return the source that the shipped recipe of a configuration names; None if there is no such recipe."""
+    """Return the source in the shipped recipe of a configuration; None if there is no such recipe."""
     return load_recipe(config.recipe).data.source if config.recipe in list_recipes() else None

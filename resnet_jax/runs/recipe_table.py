@@ -1,4 +1,4 @@
-"""The table of the shipped recipes: for a terminal, and for docs/recipes.md, whose table is this one."""
+"""The table of the shipped recipes: for a terminal, and for docs/recipes.md, which contains this table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def recipe_rows() -> list[tuple[str, About]]:
 
 
 def cells(name: str, about: About) -> tuple[str, ...]:
-    """Return a row of the table, a text for each of :data:`HEADER`."""
+    """Return a row of the table, one text for each of :data:`HEADER`."""
     minutes = "" if about.minutes is None else f"{about.minutes:g}"
     measured = about.measured or ("not yet run" if about.expected is None else "")
     expected = measured if about.expected is None else f"{expected_text(about.expected)}{measured and f' ({measured})'}"
@@ -26,7 +26,7 @@ def cells(name: str, about: About) -> tuple[str, ...]:
 
 
 def figure(given: Published | Expected, value: float | None = None) -> str:
-    """Return a figure as people read it: an accuracy in percent, with its metric where it is another."""
+    """Return a figure in readable form: an accuracy in percent, other metrics with their name."""
     value = given.value if value is None else value
     return f"{100 * value:.5g} %" if given.metric == "accuracy" else f"{given.metric} {value:.4g}"
 

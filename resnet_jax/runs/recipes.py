@@ -1,4 +1,4 @@
-"""Configurations read: shipped recipes by name, YAML files and texts, nested dictionaries; validated, or refused."""
+"""Reading of configurations: shipped recipes by name, YAML files and texts, nested dictionaries; all validated."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 def load_recipe(name: str) -> RunConfig:
     """Read a shipped recipe by name, or any configuration by the path of its YAML file.
 
-    What the file names under ``imports`` is imported first; paths are relative to the file. What it ``extends`` is
-    below it (:mod:`resnet_jax.runs.recipe_files`), and what it says ``about`` itself is checked and left out
-    (:func:`load_about`). The ``config.yaml`` of a run directory, which somebody else may have made, is only read.
+    What the file lists under ``imports`` is imported first; paths are relative to the file. It inherits from what it
+    ``extends`` (:mod:`resnet_jax.runs.recipe_files`), and its ``about`` section is checked and left out
+    (:func:`load_about`). The ``config.yaml`` of a run directory, which may come from someone else, is only read.
 
     Raises:
-        UsageError: no such recipe or file, or it has an unknown key or a wrong value; it names which.
+        UsageError: if there is no such recipe or file, or it has an unknown key or a wrong value; the message names it.
     """
     if name.endswith(YAML):
         path = user_path(name)
@@ -55,10 +55,10 @@ def load_recipe(name: str) -> RunConfig:
 
 
 def load_about(name: str) -> About | None:
-    """Read what a recipe says about itself, a shipped one or one at a path; None if it says nothing.
+    """Read what a recipe, shipped or at a path, says about itself; None if it says nothing.
 
     Raises:
-        UsageError: no such recipe or file, or its ``about`` has an unknown key or a wrong value.
+        UsageError: if there is no such recipe or file, or its ``about`` has an unknown key or a wrong value.
 
     >>> load_about("digits").source
     'this project'
@@ -78,15 +78,15 @@ def _hint(name: str) -> str:
 
 
 def parse_config(text: str, *, where: str, recipe: str | None = None) -> RunConfig:
-    """Validate YAML into a :class:`RunConfig`; unknown keys are refused. Nothing is imported.
+    """Validate YAML into a :class:`RunConfig`; unknown keys are rejected. Nothing is imported.
 
     Args:
         text: the YAML document.
-        where: what to call it in messages.
-        recipe: name of the recipe if the document does not say.
+        where: its name for messages.
+        recipe: name of the recipe if the document does not contain it.
 
     Raises:
-        UsageError: with every wrong key or value, and the nearest right key.
+        UsageError: for wrong keys or values; lists all of them, with the nearest valid keys.
     """
     found = whole_recipe(mapping(text, where=where, recipe=recipe), where=where)
     _about_of(found, where=where)
@@ -101,10 +101,10 @@ def config_from_dict(raw: dict[str, Any], *, where: str) -> RunConfig:
 
 @functools.lru_cache(maxsize=1)
 def _adapter(options: str) -> TypeAdapter[RunConfig]:
-    """Return what checks a configuration with these options; to make it takes ten times as long as to use it.
+    """Return a validator for configurations with these options; building it takes ten times as long as using it.
 
     Args:
-        options: all options with their annotations: a norm that is registered later is one more value.
+        options: all options with their annotations: a norm that is registered later is an additional value.
     """
     from pydantic import TypeAdapter
 
@@ -133,7 +133,7 @@ def _validated(raw: dict[str, Any], *, where: str) -> RunConfig:
 
 
 def _in_our_words(where: tuple[Any, ...], value: Any) -> UsageError | None:
-    """Return what is wrong with an option's value, if it is a value of a ``Literal`` or a range."""
+    """Return what is wrong with an option's value, if its type is a ``Literal`` or a range."""
     for length in range(len(where), 0, -1):  # beyond the option: which item of a tuple
         key = ".".join(str(part) for part in where[:length])
         if key in (hints := options_of(RunConfig)):

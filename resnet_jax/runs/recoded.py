@@ -1,4 +1,4 @@
-"""Records of another source whose classes, in one field, become positions of a network's outputs."""
+"""Records of another source with the classes in one field mapped to positions of a network's outputs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Recoded:
     """Records with other classes in a field.
 
     Attributes:
-        records: that have the field.
-        field: whose values are classes, such as ``segmentation`` or ``box_label``.
-        table: class there -> class here; a class -1 is its last entry.
+        records: records that have the field.
+        field: the field whose values are classes, such as ``segmentation`` or ``box_label``.
+        table: class there -> class here; a class -1 maps to its last entry.
     """
 
     records: Records

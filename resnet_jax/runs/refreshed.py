@@ -1,8 +1,8 @@
-"""Batch statistics of averaged weights, measured anew on training images before each validation.
+"""Batch statistics of averaged weights, recomputed on training images before each validation.
 
-Averaged weights never had batch statistics of their own (Izmailov et al. 2018, section 3.3). What is measured goes into
-the averages of the state, so that it is what is validated, saved, tested and loaded. It depends on nothing but the
-averaged weights and the images, which are the same each time; training does not depend on it.
+Averaged weights never had batch statistics of their own (Izmailov et al. 2018, section 3.3). The recomputed statistics
+go into the averages of the state, so they are what is validated, saved, tested and loaded. They depend only on the
+averaged weights and on the images, which are the same each time; training does not depend on them.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from resnet_jax.training.duration import parse_duration
 from resnet_jax.training.reestimation import Reestimation
 from resnet_jax.training.state import TrainState
 
-#: Batches for stochastic weight averaging, unless train.ema.reestimate says another number.
+#: Number of batches for stochastic weight averaging, unless train.ema.reestimate is set.
 BATCHES = 50
 
 
 def batches_of(config: RunConfig, *, has_statistics: bool) -> int:
-    """Return how many batches the averages' statistics are measured on; 0 for none.
+    """Return the number of batches for the averages' statistics; 0 for none.
 
     Raises:
-        UsageError: a number for a network without batch statistics.
+        UsageError: if a number is set for a network without batch statistics.
     """
     averaging = config.train.averaging()
     wanted = 0 if averaging is None else averaging.reestimate
@@ -44,13 +44,13 @@ def batches_of(config: RunConfig, *, has_statistics: bool) -> int:
 
 
 def make_refresh(config: RunConfig, images: RunData, parts: RunComponents) -> Callable[[TrainState], TrainState] | None:
-    """Return ``refresh(state) -> state`` of a run; None where nothing is measured.
+    """Return ``refresh(state) -> state`` of a run; None if nothing is recomputed.
 
-    Before the first snapshot of stochastic weight averaging, where the average is the network itself, it returns the
-    state as it is.
+    Before the first snapshot of stochastic weight averaging, when the average is the network itself, it returns the
+    state unchanged.
 
     Raises:
-        UsageError: more batches than there are, or a network without batch statistics.
+        UsageError: if there are fewer batches, or the network has no batch statistics.
     """
     variables = abstract_variables(parts.model, images.card.image_shape)
     wanted = batches_of(config, has_statistics=bool(jax.tree.leaves(variables.get("batch_stats", {}))))

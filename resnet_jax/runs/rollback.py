@@ -1,4 +1,4 @@
-"""Back to a checkpoint after a loss spike, and on from there with the examples in another order."""
+"""Return to a checkpoint after a loss spike, and continue from there with the examples in another order."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from resnet_jax.training.state import TrainState
 
 
 def roll_back(job: Job, spike: Spiked) -> tuple[TrainState, Progress]:
-    """Return the state and the progress to go on with; the order changes after update ``spike.to``.
+    """Return the state and the progress to continue with; the order changes after update ``spike.to``.
 
-    They are of the newest checkpoint that is not later: where none is of that very update, as after saves that were
-    left out, the updates up to it are made again in the order of before.
+    They are those of the newest checkpoint that is not later: if there is none of exactly that update, for example
+    because saves were skipped, the updates up to it are repeated in the previous order.
 
     Args:
         job: the run.
-        spike: why.
+        spike: the spike.
 
     Raises:
-        RunError: no checkpoint is intact.
+        RunError: if no checkpoint is intact.
     """
     job.checkpoints.close()
     if any(step <= spike.to for step in job.checkpoints.steps("last")):

@@ -1,4 +1,4 @@
-"""What a session writes down of itself as it goes: how far it got, rejected updates, and how it ended."""
+"""What a session records about itself as it goes: its position, rejected updates, and how it ended."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from resnet_jax.training.observers import Observer, Row
 
 
 class SessionLog(Observer):
-    """Observer that keeps ``.position`` and the events of a training, in a run directory that is still there.
+    """Observer that keeps ``.position`` and the events of a training, as long as the run directory exists.
 
     Args:
         run: the directory.
         events: the log.
-        start_step: updates done when the session begins.
+        start_step: number of updates done when the session begins.
 
     Raises:
-        RunError: from the methods, if the directory has gone.
+        RunError: from the methods, if the directory is gone.
     """
 
     def __init__(self, run: RunDirectory, events: EventLog, start_step: int) -> None:
@@ -32,19 +32,19 @@ class SessionLog(Observer):
 
     @property
     def is_there(self) -> bool:
-        """Whether the run directory is."""
+        """Whether the run directory exists."""
         return self._presence.is_there
 
     def require(self) -> None:
-        """See whether the run directory is there.
+        """Check that the run directory exists.
 
         Raises:
-            RunError: it is not.
+            RunError: if it does not.
         """
         self._presence.require()
 
     def on_step(self, row: Row) -> None:
-        """Note how far it got."""
+        """Record the position."""
         self._step = int(row["step"])
         self._position.on_step(row)
         self._presence.on_step(row)

@@ -1,4 +1,4 @@
-"""A run of several processes: that all of them mean the same run, and see the same directory."""
+"""A run over several processes: checks that all of them mean the same run and see the same directory."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from resnet_jax.runs.recipes import parse_config
 from resnet_jax.runtime import processes
 from resnet_jax.runtime.files import write_whole
 
-#: Seconds in which a file that the main process has written is seen by all others: network file systems take a while.
+#: Seconds within which all others must see a file written by the main process; network file systems have a delay.
 SEEN = 30.0
 
 
 def require_one_run(begun: Beginning) -> None:
-    """Refuse processes that were started to do different things.
+    """Reject processes that were started with different configurations.
 
     Raises:
         RunError: in all of them, with the differences.
@@ -43,7 +43,7 @@ def require_one_run(begun: Beginning) -> None:
 
 
 def require_one_data(card: DatasetInfo) -> None:
-    """Refuse processes that read different data: an old copy on the disk of one host.
+    """Reject processes that read different data, such as an old copy on the disk of one host.
 
     Raises:
         RunError: in all of them.
@@ -64,7 +64,7 @@ def require_one_data(card: DatasetInfo) -> None:
 
 
 def require_shared(run: RunDirectory) -> None:
-    """Refuse a run directory that is not one and the same for all processes: a folder on every host's own disk.
+    """Reject a run directory that is not shared by all processes, such as a folder on each host's own disk.
 
     Raises:
         RunError: in all of them, with the host that does not see what the main process has written.

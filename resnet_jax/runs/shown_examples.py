@@ -1,8 +1,8 @@
-"""Some of the test examples of a run and what the network says of them, for a picture of both.
+"""Some test examples of a run and the network's predictions for them, for a figure of both.
 
-For tasks whose predictions are fields that examples have, such as the class of every pixel or boxes
-(:meth:`resnet_jax.tasks.task.Task.predicted_fields`); and for inputs that are no usual images, signals, volumes and
-images of many bands, whose labels and predictions are written beneath.
+This is for tasks whose predictions are fields of examples, such as pixel classes or boxes
+(:meth:`resnet_jax.tasks.task.Task.predicted_fields`); and for inputs that are not ordinary images, such as signals,
+volumes and multi-band images, under which labels and predictions are written.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from resnet_jax.runtime import processes
 from resnet_jax.training.compile import compile_eval_step
 from resnet_jax.training.placement import shard_batch
 
-#: Examples of the picture at most.
+#: The maximum number of examples in the figure.
 COUNT = 12
-#: What a batch has that is no field of an example.
+#: Entries of a batch that are not fields of an example.
 _OWN = ("mask", "index", "epoch", "label")
 
 
 def is_unusual(shape: tuple[int, ...]) -> bool:
-    """Return whether inputs are signals, volumes or images of other bands than grey or red, green, blue.
+    """Return whether inputs are signals, volumes, or images with bands other than gray or RGB.
 
     >>> is_unusual((28, 28, 3)), is_unusual((28, 28, 28, 1)), is_unusual((28, 28, 6)), is_unusual((100, 1))
     (False, True, True, True)
@@ -36,7 +36,7 @@ def is_unusual(shape: tuple[int, ...]) -> bool:
 
 
 def true_answer(label: np.ndarray, names: tuple[str, ...]) -> str:
-    """Return a label in words: a class, the labels that an example has, or values.
+    """Return a label in words: a class, the labels of an example, or values.
 
     >>> true_answer(np.int64(1), ("no", "yes")), true_answer(np.float32([0, 1, 1]), ("a", "b", "c"))
     ('yes', 'b, c')
@@ -54,7 +54,7 @@ def true_answer(label: np.ndarray, names: tuple[str, ...]) -> str:
 
 
 def answer(found: list[tuple[int, float]], names: tuple[str, ...], kind: str) -> str:
-    """Return what the network says of one example, in words: of probabilities ``yes 93%``, else values.
+    """Return the prediction for one example in words: for probabilities ``yes 93%``, otherwise values.
 
     >>> answer([(1, 0.93)], ("no", "yes"), "probabilities"), answer([(0, 2.5)], ("age",), "values")
     ('yes 93%', 'age 2.5')
@@ -66,18 +66,18 @@ def answer(found: list[tuple[int, float]], names: tuple[str, ...], kind: str) ->
 
 
 def predicted_examples(job: Job, variables: Any, records: Records, count: int = COUNT) -> dict[str, np.ndarray]:
-    """Return the first examples as the network is given them, and what it says of each.
+    """Return the first examples as the network sees them, and its predictions for each.
 
-    Nothing of a task whose predictions are not drawn, and with several processes, each of which has a part.
+    Returns nothing for a task whose predictions are not drawn, or with several processes, each of which has a part.
 
     Args:
         job: the run.
-        variables: of its network.
+        variables: variables of its network.
         records: the test examples.
-        count: how many at most.
+        count: the maximum number of examples.
 
     Returns:
-        Their fields (n, ...), ``names`` of them, and what is said of them under ``said/`` and the name of the field.
+        Their fields (n, ...), their ``names``, and the predictions under ``said/`` and the name of the field.
     """
     task, card = job.parts.task, job.images.card
     draws = getattr(task, "draws_examples", False)
@@ -106,7 +106,7 @@ def predicted_examples(job: Job, variables: Any, records: Records, count: int = 
 
 
 def at_sides(masks: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:
-    """Return masks (n, ...) at the sides of inputs: the nearest position of each pixel.
+    """Return masks (n, ...) at the size of inputs: the nearest position of each pixel.
 
     >>> at_sides(np.array([[1, 2]], np.uint8), (4,)).tolist()
     [[1, 1, 2, 2]]

@@ -1,4 +1,4 @@
-"""What two towers find in the test: similarities of many pairs, and for some examples the nearest of the other side."""
+"""Retrieval results of two towers on the test: similarities of many pairs, and nearest neighbors of some examples."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from resnet_jax.runtime import processes
 from resnet_jax.tasks.retrieval import RANKS
 from resnet_jax.training.evaluation import Evaluation
 
-#: Pairs of the matrix of similarities, examples whose nearest are shown, and how many of these.
+#: Pairs in the similarity matrix, examples whose nearest neighbors are shown, and number of these neighbors.
 PAIRS, SHOWN, NEAREST = 200, 6, 5
 
 
 def retrieved_examples(job: Job, result: Evaluation, records: Records) -> dict[str, np.ndarray]:
-    """Return what a picture of retrieval is drawn of.
+    """Return the data for a figure of retrieval.
 
-    Nothing where test examples could not be read, and with several processes, each of which has a part.
+    Returns nothing if test examples could not be read, or with several processes, each of which has a part.
 
     Args:
         job: the run.
-        result: of its test; its rows are the embeddings.
+        result: result of its test; its rows are the embeddings.
         records: the test examples.
 
     Returns:
-        ``similarity`` (n, n) of pairs in the order of their classes, ``labels`` (n,) of these; ``recalls`` (2, ranks)
-        by class, ``zero_shot`` (3,) of image, other and both; and from each side to the other
-        ``queries/image`` (q, ...), ``found/image`` (q, k, ...), with their labels.
+        ``similarity`` (n, n) of pairs in the order of their classes, and their ``labels`` (n,); ``recalls`` (2, ranks)
+        by class, ``zero_shot`` (3,) of image, other and both; and from each side to the other ``queries/image`` (q,
+        ...), ``found/image`` (q, k, ...), with their labels.
     """
     if processes.count() > 1 or job.images.unreadable_of(records):
         return {}

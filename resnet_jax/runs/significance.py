@@ -1,7 +1,7 @@
-"""Whether two means over seeds differ by more than seeds do: Student's t, paired or Welch's.
+"""Whether two means over seeds differ by more than seeds do: Student's t-test, paired or Welch's.
 
 Student (1908), "The probable error of a mean"; Welch (1947), "The generalization of Student's problem when several
-different population variances are involved", whose degrees of freedom are those of Satterthwaite (1946).
+different population variances are involved", with the degrees of freedom of Satterthwaite (1946).
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Literal
 
 import numpy as np
 
-#: Share of such intervals that hold the true difference.
+#: Share of such intervals that contain the true difference.
 LEVEL = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """The difference of two means, the first less the second.
+    """The difference of two means, the first minus the second.
 
     Attributes:
         mean: the difference.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        p: how likely so large a difference, to either side, is between equal means.
-        seeds: of the first and of the second; of pairs both are their number.
+        low: lower end of its 95% interval.
+        high: upper end of the interval.
+        p: probability of a difference at least as large, in either direction, between equal means.
+        seeds: numbers of seeds of the first and the second; for pairs, both are the number of pairs.
         how: ``paired`` or ``welch``.
         freedom: degrees of freedom.
     """
@@ -41,7 +41,7 @@ class Difference:
 
     @property
     def spreadless(self) -> bool:
-        """Whether the values do not vary at all over seeds: there is nothing to judge the difference by."""
+        """Whether the values do not vary at all over seeds, so that there is nothing to judge the difference by."""
         return math.isnan(self.p)
 
     @property
@@ -51,7 +51,7 @@ class Difference:
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Return mean and sample standard deviation; None where there are too few values.
+    """Return mean and sample standard deviation; None if there are too few values.
 
     >>> mean_and_std([1.0, 3.0]), mean_and_std([1.0]), mean_and_std([])
     ((2.0, 1.4142135623730951), (1.0, None), (None, None))
@@ -65,7 +65,7 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Difference:
     """Compare values of the same seeds, in the same order: the t-test of their differences.
 
     Raises:
-        ValueError: fewer than two pairs, or not as many of one as of the other.
+        ValueError: if there are fewer than two pairs, or the numbers differ.
 
     >>> result = paired([3.0, 5.0, 7.0], [2.0, 3.0, 4.0])
     >>> round(result.mean, 3), round(result.low, 3), round(result.high, 3), round(result.p, 4)
@@ -83,7 +83,7 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Difference:
     """Compare values of different seeds, whose variances may differ.
 
     Raises:
-        ValueError: fewer than two values of one.
+        ValueError: if either has fewer than two values.
 
     >>> result = welch([3.0, 5.0, 7.0], [2.0, 3.0, 4.0])
     >>> round(result.mean, 3), round(result.freedom, 3), round(result.p, 4)
@@ -103,7 +103,7 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Difference:
 def _difference(
     mean: float, error: float, freedom: float, seeds: tuple[int, int], how: Literal["paired", "welch"], scale: float
 ) -> Difference:
-    """Return a difference with the interval of its standard error; ``scale`` is the size of what was compared."""
+    """Return a difference with the interval from its standard error; ``scale`` is the size of what was compared."""
     from scipy.special import stdtr, stdtrit  # slow to import
 
     if error <= 1e-12 * scale:  # equal but for rounding

@@ -1,4 +1,4 @@
-"""Images of another source brought to the size that a network takes, and what sizes they had."""
+"""Images of another source resized to the network's size, and their original sizes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Sizes:
 
     @property
     def labels(self) -> np.ndarray:
-        """As of the records."""
+        """As in the records."""
         return self.records.labels
 
     def __len__(self) -> int:
@@ -31,7 +31,7 @@ class Sizes:
 
     @property
     def spec(self) -> Spec:
-        """As of the records."""
+        """As in the records."""
         return self.records.spec
 
     def __getitem__(self, index: int, /) -> Example:
@@ -45,16 +45,16 @@ class Sizes:
 
 
 def bring_to_size(trained: TrainedRun, records: Records, unreadable: Unreadable | None = None) -> tuple[Records, Sizes]:
-    """Return images that evaluation brings to the network's size, in memory if they fit, and the sizes they come in.
+    """Return images resized to the network's size as in evaluation, in memory if they fit, and their original sizes.
 
     Args:
         trained: the network.
-        records: as stored.
-        unreadable: counts those that cannot be read; None to stop at one.
+        records: records as stored.
+        unreadable: counts unreadable images; None to stop at one.
 
     Raises:
-        UsageError: the network's images are not square and these have another size: no rule brings them to it.
-        DataError: an image is unreadable.
+        UsageError: if the network's images are not square and these have another size, which no rule can convert.
+        DataError: if an image is unreadable.
     """
     sizes = Sizes(records)
     stored = first_readable(sizes, unreadable)[1]["image"]
@@ -83,7 +83,7 @@ def bring_to_size(trained: TrainedRun, records: Records, unreadable: Unreadable 
 
 
 def describe_sizes(trained: TrainedRun, sizes: Set[tuple[int, int]]) -> tuple[str, ...]:
-    """Say what was done to images, (height, width) each, that were not of the network's size; nothing if all were."""
+    """Describe what was done to images, (height, width) each, of other sizes than the network's; empty if all fit."""
     if len(trained.card.image_shape) != 3:
         return ()
     height, width, _ = trained.card.image_shape

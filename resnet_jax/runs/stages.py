@@ -1,8 +1,9 @@
-"""Progressive resolution: a run whose images are of another size in each of its stages, and evaluated at its own.
+"""Progressive resizing: a run whose images have a different size in each stage, and are evaluated at their own.
 
 As in M. Tan and Q. V. Le, EfficientNetV2 (ICML 2021, arXiv 2104.00298), and the recipes of FFCV and MosaicML: small
-images first, for most of what a network learns early needs no more. A stage is a feed of its own, so that shapes within
-it are static: the step is compiled once a size, and a run resumes in the middle of a stage as anywhere.
+images first, because most of what a network learns early needs no more. Each stage has its own feed, so that shapes
+within it are static: the step is compiled once per size, and a run can resume in the middle of a stage as anywhere
+else.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ MakeFeed: TypeAlias = Callable[..., Feed]
 
 
 def stages_of(config: RunConfig, steps_per_epoch: int, total_steps: int) -> tuple[tuple[int, int], ...]:
-    """Return the first update and the side of each stage; nothing where all images are of one size.
+    """Return the first update and the image side of each stage; empty if all images have one size.
 
     Raises:
-        UsageError: what is no duration, a first stage that does not begin with the run, or others out of order.
+        UsageError: for an invalid duration, a first stage that does not start with the run, or stages out of order.
 
     >>> from resnet_jax.data.config import DataConfig
     >>> config = RunConfig(data=DataConfig(sizes=("128@0%", "160@40%", "224@80%")))
@@ -51,17 +52,17 @@ def stages_of(config: RunConfig, steps_per_epoch: int, total_steps: int) -> tupl
 def in_stages(
     config: RunConfig, images: RunData, steps_per_epoch: int, total_steps: int, make: Callable[[RunData], MakeFeed]
 ) -> MakeFeed:
-    """Return ``make_feed`` of a run: of its images, or of those of each stage.
+    """Return ``make_feed`` of a run, with its images, or with those of each stage.
 
     Args:
         config: the run.
         images: its images.
-        steps_per_epoch: updates of an epoch.
-        total_steps: of the run.
-        make: returns ``make_feed`` of images.
+        steps_per_epoch: updates per epoch.
+        total_steps: updates of the run.
+        make: returns ``make_feed`` for images.
 
     Raises:
-        UsageError: stages that cannot be, or inputs that are no images.
+        UsageError: for impossible stages, or inputs that are not images.
     """
     stages = stages_of(config, steps_per_epoch, total_steps)
     if not stages:

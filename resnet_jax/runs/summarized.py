@@ -1,4 +1,4 @@
-"""The network that a name or a run directory stands for, and its input, without its weights."""
+"""The network that a name or a run directory refers to, and its input, without its weights."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def network_of(
 
     Args:
         target: the name of a network, or a run directory.
-        changes: what is changed of a named network.
-        image_size: side of the input (default: that of the row, or the run's).
+        changes: changes to a named network.
+        image_size: side of the input (default: that of the network's row, or the run's).
 
     Raises:
-        UsageError: neither a network nor a run, changes of a run, or choices that do not go together.
+        UsageError: if it is neither a network nor a run, a run is to be changed, or choices are incompatible.
     """
     require_target(target)
     if target in MODELS:

@@ -1,4 +1,4 @@
-"""What a run knows of the fields of its examples that the heads of several tasks learn."""
+"""What a run knows about the fields of its examples that the heads of a multi-task network learn."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from resnet_jax.runtime.limits import CLASSES
 from resnet_jax.tasks.facts import LabelKind, TargetFacts
 from resnet_jax.tasks.heads import LABEL, fields_of_heads, parse_heads
 
-#: What a field that lies beside others is not learned of.
+#: Meanings of fields, besides the label, that cannot be learned.
 _OTHERS = ("image", LABEL, "box_label")
 
 
 def targets_of(heads: Sequence[str], splits: Splits, class_names: Sequence[str]) -> dict[str, TargetFacts]:
-    """Return what is known of the fields that heads learn, but for the label, which a run knows in any case.
+    """Return what is known about the fields that heads learn, except the label, which a run knows anyway.
 
     Args:
         heads: ``task.heads``.
-        splits: the examples; numbers are of those that are trained on, names of all.
-        class_names: of the data set, which are those of its masks where it is about these.
+        splits: the examples; numbers come from the training split, names from all.
+        class_names: class names of the data set, which are those of its masks if they are its labels.
 
     Raises:
-        UsageError: a head whose field is not there, or is nothing that can be learned.
+        UsageError: if a head's field does not exist, or cannot be learned.
     """
     if not heads:
         return {}
@@ -62,17 +62,17 @@ def _names(records: Source, field: str) -> tuple[str, ...]:
 def facts_of(
     train: np.ndarray, parts: Sequence[np.ndarray], field: str, class_names: tuple[str, ...] = ()
 ) -> TargetFacts:
-    """Return what is known of a field.
+    """Return what is known about a field.
 
     Args:
-        train: its values in the training examples: integers (N,), classes, where a negative one is missing; rows of 0
-            and 1 (N, K); or numbers (N,), (N, M), where NaN is missing.
+        train: its values in the training examples: integers (N,) for classes, where negative ones are missing; rows of
+            0 and 1 (N, K); or numbers (N,), (N, M), where NaN is missing.
         parts: its values in all splits.
         field: its name.
-        class_names: names of its classes; of those beyond them, and if there are none, their numbers.
+        class_names: names of its classes; classes beyond them, or all if there are none, are named by their numbers.
 
     Raises:
-        UsageError: values of another shape or type, or none in the training examples.
+        UsageError: if values have another shape or type, or there are none in the training examples.
 
     >>> facts = facts_of(np.array([2, 0, -1]), [np.array([3])], "kind")
     >>> facts.names, facts.counts, facts.examples

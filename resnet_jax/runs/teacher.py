@@ -1,4 +1,4 @@
-"""The teacher of a run that distils: another run's network, whose probabilities it learns beside the labels."""
+"""The teacher of a run with distillation: another run's network, whose probabilities it learns besides the labels."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Teacher:
     """A network that is ready to teach.
 
     Attributes:
-        trained: the run, with the variables that it evaluates (averaged ones where there are some).
-        digest: of these variables, see :func:`resnet_jax.models.digest.params_digest`.
-        network: for inference: its batch norm is folded.
-        variables: of ``network``, whole on every device.
-        outputs: of which output is each class of the images, (K,).
-        shift: what is added to an image that the run has normalized, a channel, after the factor.
-        factor: what it is multiplied by, a channel, so that it is normalized as the teacher's own images.
-        said: what a reader should know of how the two go together.
+        trained: the run, with the variables that it evaluates (averaged ones if there are some).
+        digest: digest of these variables, see :func:`resnet_jax.models.digest.params_digest`.
+        network: the network for inference, with batch norm folded.
+        variables: variables of ``network``, replicated on every device.
+        outputs: the output for each class of the images, (K,).
+        shift: added to an image normalized by the run, per channel, after the factor.
+        factor: multiplies such an image, per channel, so that it is normalized like the teacher's own images.
+        said: what a reader should know about how the two fit together.
     """
 
     trained: TrainedRun
@@ -48,11 +48,11 @@ class Teacher:
     said: tuple[str, ...] = ()
 
     def logits(self, variables: Any, images: jax.Array) -> jax.Array:
-        """Return what the teacher says of images, in evaluation mode and its own precision, float32 or wider (N, K).
+        """Return the teacher's outputs for images in evaluation mode and its own precision, float32 or wider (N, K).
 
         Args:
-            variables: those of the teacher, as an argument of the compiled step.
-            images: (N, *sides, C), as the run normalizes them, before they are cast to its precision.
+            variables: the teacher's variables, as an argument of the compiled step.
+            images: (N, *sides, C), normalized by the run, before they are cast to its precision.
         """
 
         def preprocess(_key: Any, batch: Any) -> jax.Array:
@@ -70,7 +70,7 @@ class Teacher:
 
 
 def find_teacher(config: RunConfig, card: DatasetInfo, model: ResNet, placement: Placement) -> Teacher | None:
-    """Load the teacher of a run, and put its variables on the devices; None where the run has none.
+    """Load the teacher of a run, and put its variables on the devices; None if the run has none.
 
     Args:
         config: the run.
@@ -79,9 +79,9 @@ def find_teacher(config: RunConfig, card: DatasetInfo, model: ResNet, placement:
         placement: its devices.
 
     Raises:
-        UsageError: there is no such run directory, or its network cannot teach this one: it is no classifier, or other
-            classes, channels or inputs; both sides are named.
-        RunError: it has no checkpoint.
+        UsageError: if there is no such run directory, or its network cannot teach this one because it is not a
+            classifier, or has other classes, channels or inputs; the message names both sides.
+        RunError: if it has no checkpoint.
     """
     if config.task.distill.teacher is None:
         return None
@@ -133,7 +133,7 @@ def _for_inference(trained: TrainedRun) -> tuple[ResNet, Any]:
 
 
 def _classes(trained: TrainedRun, card: DatasetInfo, model: ResNet) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Return the teacher's output of every class of the data, and what is to say of it."""
+    """Return the teacher's output for every class of the data, and a description."""
     where, outputs = f"task.distill.teacher {trained.path}", trained.model.config.num_classes
     task = trained.task if outputs else None
     if not isinstance(task, Classification) or task.criterion in ("bce", "mse"):
@@ -160,7 +160,7 @@ def _is_other_order(outputs: np.ndarray) -> bool:
 
 
 def teacher_record(teacher: Teacher | None) -> dict[str, Any]:
-    """Return what start.json has of a teacher; nothing without one."""
+    """Return the entries of start.json for a teacher; empty without one."""
     if teacher is None:
         return {}
     trained = teacher.trained
@@ -168,10 +168,10 @@ def teacher_record(teacher: Teacher | None) -> dict[str, Any]:
 
 
 def require_same_teacher(run: RunDirectory, teacher: Teacher | None) -> None:
-    """Refuse a teacher that is not the one that a run began with.
+    """Reject a teacher that is not the one a run began with.
 
     Raises:
-        RunError: its weights are others.
+        RunError: if its weights are different.
     """
     recorded = (run.read_start() or {}).get("teacher")
     if teacher is not None and recorded is not None and recorded["params_digest"] != teacher.digest:
@@ -182,7 +182,7 @@ def require_same_teacher(run: RunDirectory, teacher: Teacher | None) -> None:
 
 
 def describe_teacher(config: RunConfig, teacher: Teacher) -> str:
-    """Return a line on a teacher, for the start of a run."""
+    """Return a line about a teacher, for the start of a run."""
     distill, trained = config.task.distill, teacher.trained
     line = (
         f"{trained.config.model.name} of {trained.path} after step {trained.step:,}: {distill.weight:.0%} of the loss, "

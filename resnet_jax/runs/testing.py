@@ -1,4 +1,4 @@
-"""The test of a run: once, after training, of the state that the configuration selects."""
+"""The test of a run: once, after training, for the state that the configuration selects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from resnet_jax.training.stuck import Chance, judge
 
 
 def _evaluate(job: Job) -> Callable[[Any, Records], Evaluation]:
-    """Return the evaluation of validation, or that of the views that the test is on."""
+    """Return the evaluation used in validation, or the one with the test's views."""
     if (views := job.config.train.test_views) == "none":
         return job.parts.evaluate
     parts, images = job.parts, job.images
@@ -36,7 +36,7 @@ def _evaluate(job: Job) -> Callable[[Any, Records], Evaluation]:
 
 
 def test_once(job: Job, state: TrainState, progress: Progress, began: float) -> tuple[Summary, Evaluation]:
-    """Return the result of the run, and the evaluation that it is of."""
+    """Return the result of the run, and the evaluation that it is based on."""
     steps, digest = int(state.step), params_digest(state.params, state.batch_stats)
     select, test = job.config.train.select, job.images.splits.test
     if select == "best":
@@ -49,7 +49,7 @@ def test_once(job: Job, state: TrainState, progress: Progress, began: float) -> 
             f"{', '.join(f'{n:,}' for n in before)} updates: a length chosen by that result was chosen on them."
         )
     else:
-        job.say(f"Testing the {select} state, once, on the {len(test):,} test images; they decided nothing.")
+        job.say(f"Testing the {select} state, once, on the {len(test):,} test images; no decision used them.")
     result = _evaluate(job)(state.eval_variables, test)
     if OTHER in getattr(job.parts.task, "inputs", ()):
         examples = retrieved_examples(job, result, test)

@@ -1,4 +1,4 @@
-"""The training of a run: from its newest checkpoint or from the start, with everything that watches and writes."""
+"""The training of a run: from its newest checkpoint or from the start, with all observers and writers."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from resnet_jax.training.task_gradients import task_pairs
 
 
 def restore_or_begin(job: Job) -> tuple[TrainState, Progress]:
-    """Return the state and the progress of the newest checkpoint, else those that the run begins with."""
+    """Return the state and the progress of the newest checkpoint, or those that the run starts with."""
     found = resume(job.checkpoints, job.parts.new_state()) if job.checkpoints.is_begun() else None
     if found is None:
         if again := made_again(job.run, 0):  # it was killed before its first save
-            job.say(f"Nothing was saved so far: {again:,} steps are made again.")
+            job.say(f"Nothing has been saved yet: {again:,} steps are repeated.")
             job.events.add("restore", step=0, repeated=again)
         if job.source is not None:
             return start_state(job.config, job.source, job.parts), Progress()
@@ -53,7 +53,7 @@ def restore_or_begin(job: Job) -> tuple[TrainState, Progress]:
     step = int(state.step)
     require_same(step, "the step of the newest checkpoint")
     again = made_again(job.run, step)
-    said = f" {again:,} steps are made again." if again else ""
+    said = f" {again:,} steps are repeated." if again else ""
     job.say(f"Resuming after step {step:,} of {job.parts.plan.total_steps:,}.{said}")
     job.events.add("restore", step=step, repeated=again)
     plan = job.parts.plan
@@ -65,25 +65,25 @@ def restore_or_begin(job: Job) -> tuple[TrainState, Progress]:
 
 
 def made_again(run: RunDirectory, step: int) -> int:
-    """Return the updates that a session which goes on after ``step`` makes again; 0 if nobody knows how far it was."""
+    """Return how many updates a session that resumes after ``step`` repeats; 0 if the former position is unknown."""
     return max((read_position(run.position) or 0) - step, 0)
 
 
 def train_run(
     job: Job, state: TrainState, progress: Progress, stop: StopRequest, views: Sequence[View]
 ) -> tuple[TrainState, Progress]:
-    """Train from where ``state`` and ``progress`` stand; return where they end.
+    """Train from where ``state`` and ``progress`` are; return where they end.
 
     Args:
         job: the run.
-        state: donated to the first step.
-        progress: restored with it.
-        stop: asks to stop.
+        state: the state; donated to the first step.
+        progress: the progress restored with it.
+        stop: the stop request.
         views: observers that may fail.
 
     Raises:
-        RunError: as :func:`resnet_jax.training.loop.train`.
-        Interrupted: likewise.
+        RunError: as for :func:`resnet_jax.training.loop.train`.
+        Interrupted: as for :func:`resnet_jax.training.loop.train`.
     """
     gone_back = False
     while True:

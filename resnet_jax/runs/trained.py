@@ -1,7 +1,7 @@
 """A network with its weights and what it knows about its images, and the rules that follow from that.
 
-Whatever images it is given, and by whichever command: they are brought to its own size by :attr:`TrainedRun.geometry`,
-normalized as its card says, and its outputs are called by :func:`class_names_of`.
+Whatever images it is given, by whichever command: :attr:`TrainedRun.geometry` resizes them to its own size, its card
+normalizes them, and :func:`class_names_of` names its outputs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.placement import Placement
 
 MOST_BLOCKS = 20_000
-"""Of a network that is loaded; ResNet-1202 has 600."""
+"""The maximum number of blocks of a network that is loaded; ResNet-1202 has 600."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +44,13 @@ class TrainedRun:
     """A network with its weights and what it knows about its data.
 
     Attributes:
-        config: of the run.
+        config: configuration of the run.
         card: its data; ``image_shape`` is what the network sees.
-        model: the network; of examples with two inputs it is a :class:`~resnet_jax.models.TwoTowers`.
+        model: the network; for examples with two inputs, a :class:`~resnet_jax.models.TwoTowers`.
         variables: its weights and statistics.
-        step: updates done.
-        path: of the run directory.
-        output_names: names of the outputs that the user gave; empty: those of the card.
+        step: number of updates done.
+        path: path of the run directory.
+        output_names: names of the outputs given by the user; empty: those of the card.
     """
 
     config: RunConfig
@@ -63,15 +63,15 @@ class TrainedRun:
 
     @property
     def task(self) -> Task:
-        """What its outputs mean."""
+        """The meaning of its outputs."""
         return build_task(self.config, self.card)
 
     @property
     def geometry(self) -> Geometry:
-        """How an image of any size becomes one of the network's: the one rule of evaluation, prediction and depth.
+        """How an image of any size is converted to the network's: the one rule for evaluation, prediction and depth.
 
-        A network of images that are not square, or of signals or volumes, takes inputs of exactly its size, unless the
-        run had ``data.resize``.
+        A network for images that are not square, or for signals or volumes, takes inputs of exactly its size, unless
+        the run had ``data.resize``.
         """
         *sides, _ = self.card.image_shape
         if self.config.data.resize is not None:
@@ -93,8 +93,8 @@ def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
         checkpoint: ``last`` or ``best``; default: the one the run's configuration selects.
 
     Raises:
-        UsageError: not a run directory.
-        RunError: it has no such checkpoint.
+        UsageError: if it is not a run directory.
+        RunError: if it has no such checkpoint.
     """
     run = RunDirectory.existing(Path(path))
     config, card = run.read_config(), run.read_data()
@@ -114,11 +114,11 @@ def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
 
 
 def load_network(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
-    """Load the network of a run directory, one that takes one input; see :func:`load_run`.
+    """Load the network of a run directory if it takes one input; see :func:`load_run`.
 
     Raises:
-        UsageError: not a run directory, or a network of two towers.
-        RunError: it has no such checkpoint.
+        UsageError: if it is not a run directory, or the network has two towers.
+        RunError: if it has no such checkpoint.
     """
     trained = load_run(path, checkpoint)
     require_one_input(trained)
@@ -126,10 +126,10 @@ def load_network(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
 
 
 def require_one_input(trained: TrainedRun) -> None:
-    """Refuse a network of two towers.
+    """Reject a network with two towers.
 
     Raises:
-        UsageError: with what can be done with it.
+        UsageError: if it has; the message says what can be done with it.
     """
     if isinstance(trained.model, TwoTowers):
         raise UsageError(
@@ -139,10 +139,10 @@ def require_one_input(trained: TrainedRun) -> None:
 
 
 def _check_size(run: RunDirectory, checkpoint: str, variables: Any) -> None:
-    """Refuse a network far larger than the files that should hold its weights: what is missing is made of zeros.
+    """Reject a network far larger than the files that should contain its weights, since missing parts would be zeros.
 
     Raises:
-        RunError: it says how much, and how it is allowed.
+        RunError: if it is; the message says by how much, and how to allow it.
     """
     needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(variables))
     there = 0
@@ -156,7 +156,7 @@ def with_normalization(trained: TrainedRun, mean: Sequence[float], std: Sequence
     """Return the same network with another normalization of its images.
 
     Raises:
-        UsageError: not one mean in [0, 1] and one positive deviation of at most 1 for each channel.
+        UsageError: unless there is one mean in [0, 1] and one positive deviation of at most 1 per channel.
     """
     channels = trained.card.image_shape[-1]
     if not mean or not std:
@@ -168,16 +168,16 @@ def with_normalization(trained: TrainedRun, mean: Sequence[float], std: Sequence
 
 
 def with_geometry(trained: TrainedRun, image_size: int | None, crop: str | None) -> TrainedRun:
-    """Return the same network for images of another size: it takes any, as its last layer is a mean over positions.
+    """Return the same network for another image size; any size works, because its last layer is a mean over positions.
 
     Args:
-        trained: as :func:`load_run` gives it.
+        trained: as returned by :func:`load_run`.
         image_size: side in pixels; None: the network's own.
-        crop: ``none``, or ``random_resized``: the centre 0.875 of the image, as after random resized training; None:
-            the run's own.
+        crop: ``none``, or ``random_resized`` for the central 0.875 of the image, as after random resized training;
+            None: the run's own.
 
     Raises:
-        UsageError: a size below 1, or no such crop.
+        UsageError: for a size below 1, or an unknown crop.
     """
     card, data = trained.card, trained.config.data
     if image_size is not None:
@@ -201,23 +201,23 @@ def with_class_names(trained: TrainedRun, names: Sequence[str]) -> TrainedRun:
     """Return the same network with other names for its outputs.
 
     Args:
-        trained: as :func:`load_run` gives it.
-        names: one for each output, in order (:func:`resnet_jax.data.classes.read_class_names`); two for one output.
+        trained: as returned by :func:`load_run`.
+        names: one per output, in order (:func:`resnet_jax.data.classes.read_class_names`); two for a single output.
     """
     return dataclasses.replace(trained, output_names=tuple(names))
 
 
 def with_moved_data(trained: TrainedRun, place: str) -> TrainedRun:
-    """Return the same run, whose own images lie at ``place`` now; reading compares them with data.json."""
+    """Return the same run with its own images now at ``place``; they are compared with data.json when read."""
     data = dataclasses.replace(trained.config.data, moved_to=place)
     return dataclasses.replace(trained, config=dataclasses.replace(trained.config, data=data))
 
 
 def require_images(trained: TrainedRun) -> None:
-    """Refuse a network that image files cannot be given to, or of whose images the normalization is not known.
+    """Reject a network that does not take image files, or whose normalization is unknown.
 
     Raises:
-        UsageError: with what to do.
+        UsageError: if so; the message says what to do.
     """
     require_one_input(trained)
     card, config = trained.card, trained.model.config
@@ -238,10 +238,10 @@ def require_images(trained: TrainedRun) -> None:
 
 
 def require_normalization(trained: TrainedRun) -> None:
-    """Refuse a network of whose inputs the normalization is not known.
+    """Reject a network whose normalization is unknown.
 
     Raises:
-        UsageError: with what to do.
+        UsageError: if so; the message says what to do.
     """
     card = trained.card
     if not card.mean:
@@ -255,10 +255,10 @@ def require_normalization(trained: TrainedRun) -> None:
 
 
 def class_names_of(trained: TrainedRun) -> tuple[str, ...]:
-    """Return what a network can say, in order: its classes, labels or targets; no and yes of a binary one.
+    """Return the possible answers of a network, in order: its classes, labels or targets; no and yes for a binary one.
 
     Raises:
-        UsageError: it has no classifier, or one output of which nobody said what it means.
+        UsageError: if it has no classifier, or a single output whose meaning is unknown.
     """
     outputs = trained.model.config.num_classes
     names = trained.output_names or trained.card.class_names

@@ -1,7 +1,7 @@
-"""The kernel of stem ``whiten`` of a run: computed from its training images before the first step.
+"""The kernel of stem ``whiten`` of a run, computed from its training images before the first step.
 
-It is a function of those images, their normalization and the network's choices, and of no seed. It lies in the state as
-every parameter does, and comes back with it from a checkpoint.
+It is a function of those images, their normalization and the network's choices, and does not depend on a seed. It is
+part of the state like every parameter, and is restored with it from a checkpoint.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.whitening import whitened, whitening_kernel
 from resnet_jax.runs.data import RunData
 
-#: Training images that are looked at, evenly spaced, at most (arXiv 2404.00498).
+#: The maximum number of evenly spaced training images that are used (arXiv 2404.00498).
 IMAGES = 5000
 CHUNK = 250
 
 
 def whitening_start(model: ResNet, images: RunData) -> Callable[[Any], Any] | None:
-    """Return what sets the whitening kernel in initial parameters; None for a network without one.
+    """Return a function that sets the whitening kernel in initial parameters; None for a network without one.
 
     Images are read when it is first called.
 
     Args:
         model: the network.
-        images: of the run.
+        images: images of the run.
     """
     if model.config.stem != "whiten":
         return None
@@ -47,8 +47,8 @@ def normalized_images(images: RunData, count: int = IMAGES) -> Iterator[np.ndarr
     """Yield training images as the network sees them without augmentation, float64 (n, *spatial, C) at a time.
 
     Args:
-        images: of the run.
-        count: at most so many, evenly spaced, for a source may be ordered by class.
+        images: images of the run.
+        count: maximum number of images, evenly spaced because a source may be ordered by class.
     """
     records, card = images.splits.train, images.card
     unreadable = images.unreadable_of(records)

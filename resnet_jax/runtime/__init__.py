@@ -1,1 +1,1 @@
-"""The process and the machine: cache directory, allocator, files, paths. Knows nothing of networks."""
+"""The process and the machine: cache directory, allocator, files, paths. Independent of networks."""

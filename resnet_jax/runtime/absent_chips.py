@@ -1,9 +1,9 @@
-"""What JAX's plugins for GPUs and TPUs say on a machine that has none, kept from standard error.
+"""Keeps messages of JAX's GPU and TPU plugins off standard error on machines without such devices.
 
-The plugin for NVIDIA GPUs begins by asking the driver for its devices (``cuInit``). A machine without a GPU has no
-driver, so that fails, and JAX logs the failure as an error with its traceback before it takes the CPU, in every
-process. libtpu looks for the name of the machine and of its neighbours, and where JAX sees no TPU writes of what it
-does not find. Where there is such a chip, or one was asked for, the same words say why it is not used, and are heard.
+The plugin for NVIDIA GPUs first asks the driver for its devices (``cuInit``). A machine without a GPU has no driver, so
+this fails, and JAX logs the failure as an error with its traceback before it falls back to the CPU, in every process.
+libtpu looks for the name of the machine and of its neighbors, and if JAX sees no TPU, reports what it does not find. If
+there is such a device, or one was requested, the same messages explain why it is not used, and are not suppressed.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ import os
 import sys
 from pathlib import Path
 
-#: Of the driver of NVIDIA's GPUs: of a GPU, of all of them, and of Windows' for Linux.
+#: Device files of NVIDIA's GPU driver: of a GPU, of all of them, and of Windows' for Linux.
 DEVICES = ("dev/nvidia0", "dev/nvidiactl", "dev/dxg")
-#: On the PCI bus: NVIDIA, and what the class of a display controller begins with; and Google.
+#: PCI IDs: NVIDIA, and the prefix of the class of display controllers; and Google.
 NVIDIA, DISPLAY, GOOGLE = "0x10de", "0x03", "0x1ae0"
-#: Who says that a plugin fails, and the words.
+#: The logger that reports a failing plugin, and the words.
 LOGGER, SAID = "jax._src.xla_bridge", "Jax plugin configuration error"
-#: What libtpu would look for; JAX itself keeps it from asking the cloud where it sees no TPU.
+#: What libtpu would look for; JAX itself prevents it from querying the cloud if it sees no TPU.
 NO_TPU = {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
 
 
 def has_nvidia_gpu(root: Path = Path("/")) -> bool:
-    """Return whether there is an NVIDIA GPU, with a driver or without; where nothing is known, yes.
+    """Return whether there is an NVIDIA GPU, with or without a driver; True if unknown.
 
     Args:
-        root: of the file system.
+        root: root of the file system.
     """
     return any((root / device).exists() for device in DEVICES) or _on_the_bus(root, NVIDIA, DISPLAY)
 
 
 def has_tpu(root: Path = Path("/")) -> bool:
-    """Return whether there is a TPU, or may be; where nothing is known, yes.
+    """Return whether there is, or may be, a TPU; True if unknown.
 
     Args:
-        root: of the file system.
+        root: root of the file system.
     """
     return _on_the_bus(root, GOOGLE)
 
@@ -57,12 +57,12 @@ def _read(file: Path) -> str:
 
 
 def _asked() -> bool:
-    """Whether the user says which platform JAX takes."""
+    """Return whether the user has set JAX's platform."""
     return bool(os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME"))
 
 
 class _AbsentGpu(logging.Filter):
-    """Leaves out what a plugin for NVIDIA GPUs says that finds none, where none is there."""
+    """Filters out the message of a plugin for NVIDIA GPUs that finds none, if there is none."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
@@ -70,7 +70,7 @@ class _AbsentGpu(logging.Filter):
 
 
 def say_nothing_of_absent_chips() -> None:
-    """Keep JAX and its plugins from telling of chips that are not there; before JAX looks for them, once or again."""
+    """Silence JAX and its plugins about absent devices; call it before JAX looks for them, once or more often."""
     logger = logging.getLogger(LOGGER)
     if not any(isinstance(each, _AbsentGpu) for each in logger.filters):
         logger.addFilter(_AbsentGpu())

@@ -1,4 +1,4 @@
-"""What is to be done once JAX is loaded, by whoever loads it, and not before: help and wrong usage do without JAX."""
+"""Actions to run once JAX is loaded, whoever loads it, and not before: help and usage errors do not need JAX."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 
 
 class _Finder(MetaPathFinder):
-    """Finds one module as the others do, and acts once it has been executed; asking where it is changes nothing."""
+    """Finds one module as the other finders do, and acts once it has been executed; looking it up changes nothing."""
 
     def __init__(self, name: str, act: Callable[[], Any]) -> None:
         self._name, self._act, self._asks = name, act, False
 
     def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Return the module's own specification, whose loader acts behind it; None for any other module."""
+        """Return the module's own specification, with a loader that acts afterwards; None for any other module."""
         if fullname != self._name or self._asks:
             return None
         self._asks = True
@@ -42,9 +42,9 @@ class _Finder(MetaPathFinder):
 
 
 def after_import(name: str, act: Callable[[], Any]) -> None:
-    """Call ``act`` behind the first import of a module, or at once where it is loaded already.
+    """Call ``act`` after the first import of a module, or immediately if it is already loaded.
 
-    What it raises comes out of that import.
+    An exception it raises is raised by that import.
 
     >>> after_import("this_module_is_nowhere", print)  # never called
     >>> after_import("sys", lambda: print("at once"))

@@ -1,4 +1,4 @@
-"""Work done ahead by threads, a bounded number of pieces at once, and taken in order."""
+"""Work done ahead of time by threads, a bounded number of pieces at once, and taken in order."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 
 def in_threads(make: Callable[[int], Any], steps: range, threads: int, ahead: int) -> Generator[Any, None, None]:
-    """Yield ``make(step)`` of every step in order, made ahead by threads; an error comes in place of its step.
+    """Yield ``make(step)`` of every step in order, made ahead by threads; an error is raised in place of its step.
 
     Args:
         make: called in several threads at once.
         steps: what to make.
-        threads: at once.
-        ahead: in the making or ready, at most; at least one for each thread.
+        threads: number of threads.
+        ahead: maximum number in progress or ready; at least one per thread.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
     waiting: deque[Future[Any]] = deque()

@@ -1,9 +1,9 @@
-"""XLA's alarm of a slow compilation, which tells users to file a bug, kept from standard error.
+"""Keeps XLA's warning about slow compilation, which tells users to file a bug, off standard error.
 
 XLA has no flag for it: its C++ writes it as an error to descriptor 2 when a compilation takes two minutes, and again
-when that ends. A log level that hides it hides every other error too. So in a compilation that takes longer than
-:data:`PATIENCE` a thread reads standard error and passes on everything but the alarm, line by line. At any other time
-descriptor 2 is what it was: the last words of a process that crashes can be lost in such a compilation alone.
+when it ends. A log level that hides it hides every other error too. So during a compilation that takes longer than
+:data:`PATIENCE`, a thread reads standard error and passes on everything but the warning, line by line. At any other
+time descriptor 2 is untouched: the last words of a crashing process can only be lost during such a compilation.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-#: Seconds of a compilation after which standard error is read: less than the two minutes of the alarm.
+#: Seconds of a compilation after which standard error is read: less than the two minutes of the warning.
 PATIENCE = 90.0
-#: The alarm, from the first of its lines to the last; the second time it has a line before it.
+#: The warning, from its first line to its last; the second time it is preceded by another line.
 ALARM = re.compile(
     rb"[^\n]*slow_operation_alarm\.cc[^\n]*\n\s*\*{8,}\s*\n[^\n]*Very slow compile\?[^\n]*\n\s*\*{8,}[^\S\n]*\n"
 )
 _BEGINNING = re.compile(rb"[^\n]*slow_operation_alarm\.cc")
-#: No alarm is longer: what has not become one by then is passed on.
+#: Maximum length of the warning: longer text is passed on.
 _LONGEST = 2000
-#: Seconds that the last words before the end of a compilation may take.
+#: Seconds allowed for the last output before the end of a compilation.
 _LAST = 1.0
 
 
 def without_alarm(text: bytes) -> tuple[bytes, bytes]:
-    r"""Return what of a text can be passed on, and the rest: a last line without its end, or the beginning of an alarm.
+    r"""Return the part of a text that can be passed on, and the rest: a partial line, or the start of a warning.
 
     >>> without_alarm(b"one\ntwo")
     (b'one\n', b'two')
@@ -42,7 +42,7 @@ def without_alarm(text: bytes) -> tuple[bytes, bytes]:
 
 
 class _Reader:
-    """Reads what is written to descriptor 2 and passes it on without the alarm, until it is closed."""
+    """Reads what is written to descriptor 2 and passes it on without the warning, until it is closed."""
 
     def __init__(self) -> None:
         self._out = os.dup(2)
@@ -67,13 +67,13 @@ class _Reader:
                 text = text[os.write(self._out, text) :]
 
     def close(self) -> None:
-        """Give descriptor 2 back; what was written is passed on."""
+        """Restore descriptor 2; everything written has been passed on."""
         os.dup2(self._out, 2)
         self._thread.join(_LAST)
 
 
 class _Watch:
-    """The compilations that are under way, and what reads standard error where one of them takes long."""
+    """The compilations in progress, and the reader of standard error if one of them takes long."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -102,7 +102,7 @@ _watch = _Watch()
 
 @contextlib.contextmanager
 def no_alarm(patience: float | None = None) -> Iterator[None]:
-    """Keep the alarm of what is compiled meanwhile from standard error.
+    """Keep the warning about compilations within the block off standard error.
 
     Args:
         patience: seconds until standard error is read; None: :data:`PATIENCE`.
@@ -119,10 +119,10 @@ def no_alarm(patience: float | None = None) -> Iterator[None]:
 
 
 def let_jax_compile_without() -> bool:
-    """Put :func:`no_alarm` around every compilation of JAX.
+    """Wrap every compilation of JAX in :func:`no_alarm`.
 
     Returns:
-        Whether this version of JAX lets it be done; else the alarm is heard.
+        Whether this version of JAX supports it; otherwise the warning is shown.
     """
     try:
         from jax._src import compiler

@@ -1,4 +1,4 @@
-"""Where this package keeps what it can make again, and the compiled programs of the command line there."""
+"""The location of everything this package can regenerate, including the command line's compiled programs."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from typing import Any
 from resnet_jax.runtime.programs import Programs, let_jax_use, size_limit
 from resnet_jax.runtime.trusted import distrust, make_private
 
-#: Names another cache directory; ``off`` keeps no compiled programs.
+#: Names another cache directory; ``off`` disables the cache of compiled programs.
 VARIABLE = "RESNET_JAX_CACHE"
-#: Programs that compiled faster are not kept: reading them back would save nothing.
+#: Programs that compile faster are not cached: reading them back would save nothing.
 MIN_COMPILE_SECONDS = 0.2
 
-#: Where nothing else can be written.
+#: Used if nothing else can be written.
 _HERE = Path(".resnet_jax-cache")
 
 _log = logging.getLogger(__name__)
 
 
 def cache_directory() -> Path:
-    """Return the user's cache directory for this package; it need not exist.
+    """Return the user's cache directory for this package; it may not exist.
 
-    ``RESNET_JAX_CACHE`` names another one. Else it follows the platform: ``XDG_CACHE_HOME`` or ``~/.cache`` on Linux,
-    ``~/Library/Caches`` on macOS, ``LOCALAPPDATA`` on Windows. A user who has no home directory (a bare container) gets
-    one of their own among the temporary files, which is said once.
+    ``RESNET_JAX_CACHE`` names another one. Otherwise it follows the platform: ``XDG_CACHE_HOME`` or ``~/.cache`` on
+    Linux, ``~/Library/Caches`` on macOS, ``LOCALAPPDATA`` on Windows. A user without a home directory (in a minimal
+    container) gets a private one among the temporary files, which is reported once.
     """
     chosen = os.environ.get(VARIABLE)
     try:
@@ -57,10 +57,10 @@ def _base() -> Path:
 
 
 def private_directory() -> Path:
-    """Return a directory among the temporary files that only this user can write: code is loaded from it.
+    """Return a temporary directory that only this user can write to, because code is loaded from it.
 
-    Its name is that of the user's number. Where somebody else has taken the name, or nothing can be written, it is a
-    new directory of this process, or (with no temporary directory at all) one below the current directory.
+    Its name contains the user's ID. If someone else has taken the name, or nothing can be written, it is a new
+    directory of this process, or (without any temporary directory) one below the current directory.
     """
     user = os.getuid() if hasattr(os, "getuid") else "user"
     try:
@@ -76,10 +76,10 @@ def private_directory() -> Path:
 
 
 def code_directory() -> Path:
-    """Return :func:`private_directory` for code that is loaded.
+    """Return :func:`private_directory` for code to be loaded.
 
     Raises:
-        OSError: others could put something there: no home, no temporary files, and a shared current directory.
+        OSError: if others could put something there: no home, no temporary files, and a shared current directory.
     """
     directory = private_directory()
     if directory == _HERE.absolute() and (reason := distrust(directory)) is not None:
@@ -100,9 +100,9 @@ def _say_once(line: str) -> None:
 
 
 def program_directory() -> Path | None:
-    """Return where compiled programs are kept; None if ``RESNET_JAX_CACHE`` is off.
+    """Return where compiled programs are cached; None if ``RESNET_JAX_CACHE`` is off.
 
-    Every kind of processor has a folder of its own: a program compiled for one may not run on another, and machines
+    Every kind of processor has its own folder, because a program compiled for one may not run on another, and machines
     may share a home directory.
     """
     if os.environ.get(VARIABLE, "").lower() == "off":
@@ -125,9 +125,9 @@ def processor() -> str:
 
 
 def why_not_writable(directory: Path) -> str | None:
-    """Make a directory if there is none; return why files cannot be made in it, or None if they can.
+    """Create a directory if necessary; return why files cannot be created in it, or None if they can.
 
-    A file is made and removed: permissions do not tell of a disk that is full or read-only.
+    A file is created and removed, because permissions do not reveal a full or read-only disk.
     """
     try:
         make_private(directory)
@@ -142,22 +142,22 @@ def why_not_writable(directory: Path) -> str | None:
 
 
 def keep_compiled_programs() -> Path | None:
-    """Let JAX keep what it compiles, so that a later process with the same program starts without compiling.
+    """Make JAX cache what it compiles, so that a later process with the same program starts without compiling.
 
-    A kept program is the very one that was compiled: with the same version of this package, which may bring other C++
-    for it to call, its numbers are the same to the last bit. On a GPU the choices of autotuning are kept too. What is
-    believed of a kept program, and how many there are: :mod:`resnet_jax.runtime.programs`.
+    A cached program is exactly the compiled one: with the same version of this package, which may contain other C++ for
+    it to call, its numbers are identical to the last bit. On a GPU the choices of autotuning are cached too.
+    :mod:`resnet_jax.runtime.programs` describes how programs are verified and how many are kept.
 
-    Where others could put programs into the directory, which are code, a private one is used. A directory that the user
-    gave JAX (``JAX_COMPILATION_CACHE_DIR``) stays, and is JAX's; it is said if others can write it. Call it before
-    anything is compiled.
+    If others could write to the directory, which contains code, a private one is used. A directory that the user has
+    given to JAX (``JAX_COMPILATION_CACHE_DIR``) is kept, and managed by JAX; it is reported if others can write to it.
+    Call this before anything is compiled.
 
     Returns:
-        The directory; None if nothing is kept, because it is switched off or the directory cannot be written (which
+        The directory; None if nothing is cached, because it is switched off or the directory cannot be written (which
         is logged).
 
     Raises:
-        UsageError: ``RESNET_JAX_CACHE_MIB`` is no number.
+        UsageError: if ``RESNET_JAX_CACHE_MIB`` is not a number.
     """
     import jax
 
@@ -165,13 +165,13 @@ def keep_compiled_programs() -> Path | None:
     if config.jax_compilation_cache_dir is not None:
         theirs = str(config.jax_compilation_cache_dir)
         if "://" not in theirs and (reason := distrust(Path(theirs))) is not None:
-            _say_once(f"JAX takes compiled programs, which are code, from where others can put them: {reason}")
+            _say_once(f"JAX loads compiled programs, which are code, from a place where others can put them: {reason}")
         return Path(theirs)
     directory = program_directory()
     if directory is None:
         return None
     if (reason := distrust(directory)) is not None:
-        _say_once(f"compiled programs are code, and not taken from the cache: {reason}")
+        _say_once(f"compiled programs are code, so they are not loaded from the cache: {reason}")
         directory = private_directory() / directory.relative_to(cache_directory())
     reason = why_not_writable(directory) or distrust(directory)
     if reason is not None:

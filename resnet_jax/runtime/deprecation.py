@@ -1,7 +1,7 @@
-"""Names and arguments that are going away: they work as before, and warn with what to write and until when they do.
+"""Deprecated names and arguments: they still work, and warn with their replacement and when they will be removed.
 
-Options of recipes and of the command line are not here: ``runs/legacy.py`` reads their old spellings for good, since
-run directories hold them.
+Options of recipes and of the command line are not covered here: ``runs/legacy.py`` reads their old spellings
+indefinitely, since run directories contain them.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-#: Modules that stand between a deprecated name and the line that uses it, with all below them.
+#: Modules between a deprecated name and the line that uses it, with all their submodules.
 _BETWEEN = ("resnet_jax", "lazy_loader", "importlib", "_frozen_importlib")
 
 
 @dataclasses.dataclass(frozen=True)
 class Renamed:
-    """What became of a name.
+    """The replacement of a name.
 
     Attributes:
-        new: what to write, a name of the same module.
+        new: the new name, in the same module.
         since: the version that renamed it.
         until: the first version without the old name.
     """
@@ -35,22 +35,22 @@ class Renamed:
 
 
 def warn(old: str, renamed: Renamed) -> None:
-    """Warn that a name is deprecated, at the caller's line outside of this package.
+    """Warn that a name is deprecated, at the caller's line outside this package.
 
     Args:
-        old: the name, as it is typed.
-        renamed: what became of it.
+        old: the name as typed.
+        renamed: its replacement.
     """
     said = f"{old} is deprecated since resnet_jax {renamed.since} and leaves in {renamed.until}: use {renamed.new}"
     warnings.warn(said, DeprecationWarning, stacklevel=_depth_of_user())
 
 
 def with_old_names(module: str, names: Mapping[str, Renamed], otherwise: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a module's ``__getattr__`` that knows old names, and warns where one is used.
+    """Return a module's ``__getattr__`` that supports old names, and warns when one is used.
 
     Args:
         module: its ``__name__``.
-        names: old name -> what became of it.
+        names: old name -> its replacement.
         otherwise: the ``__getattr__`` for all other names.
 
     >>> get = with_old_names("depth", {"Old": Renamed("New", "0.1", "0.3")}, {"New": 1}.__getitem__)
@@ -71,14 +71,14 @@ def with_old_names(module: str, names: Mapping[str, Renamed], otherwise: Callabl
 
 
 def renamed_argument(old: str, renamed: Renamed) -> Callable[[Function], Function]:
-    """Return a decorator of a function that still takes an argument by its old name.
+    """Return a decorator for a function that still accepts an argument by its old name.
 
     Args:
-        old: the keyword of before.
-        renamed: the keyword of today.
+        old: the former keyword.
+        renamed: the current keyword.
 
     Raises:
-        TypeError: of the decorated function, given both.
+        TypeError: from the decorated function, if both are given.
 
     >>> @renamed_argument("rate", Renamed("learning_rate", "0.2", "0.4"))
     ... def train(learning_rate):
@@ -107,7 +107,7 @@ def renamed_argument(old: str, renamed: Renamed) -> Callable[[Function], Functio
 
 
 def _depth_of_user() -> int:
-    """Return the ``stacklevel``, for :func:`warn`, of the nearest frame outside of the package; 2 if there is none."""
+    """Return the ``stacklevel``, for :func:`warn`, of the nearest frame outside the package; 2 if there is none."""
     level, frame = 1, sys._getframe(1)
     while frame is not None:
         if frame.f_globals.get("__name__", "").partition(".")[0] not in _BETWEEN:

@@ -1,22 +1,24 @@
-"""Start of several processes that train together: what a launcher says is found, and ``jax.distributed`` started.
+"""Start of several processes that train together: detects the launcher and starts ``jax.distributed``.
 
-Which launcher it is, is found by JAX itself (``jax.distributed.initialize()`` without arguments): Open MPI, SLURM,
-Kubernetes jobs (JobSet, XPK) and Cloud TPU pods. One process of them is one process. What a launcher does not say,
-environment variables do, which ``resnet-jax launch`` sets too:
+JAX itself detects the launcher (``jax.distributed.initialize()`` without arguments): Open MPI, SLURM, Kubernetes jobs
+(JobSet, XPK) and Cloud TPU pods. A launcher with a single process counts as a single process. What a launcher does not
+provide can be set in environment variables, which ``resnet-jax launch`` also uses:
 
-================================  ======================================================================================
-``RESNET_JAX_DISTRIBUTED``        ``off``: this is one process, whatever launched it (default: ``on``)
+================================  =====================================================================================
+``RESNET_JAX_DISTRIBUTED``        ``off``: run as a single process, whatever launched it (default: ``on``)
 ``RESNET_JAX_COORDINATOR``        ``HOST:PORT`` where process 0 waits for the others (also ``JAX_COORDINATOR_ADDRESS``)
-``RESNET_JAX_PROCESSES``          how many processes there are
-``RESNET_JAX_PROCESS``            which of them this is, from 0
+``RESNET_JAX_PROCESSES``          the number of processes
+``RESNET_JAX_PROCESS``            the index of this one, from 0
 ``RESNET_JAX_CONNECT_TIMEOUT``    seconds to wait for the others at the start (300)
-``RESNET_JAX_HEARTBEAT_TIMEOUT``  seconds after which a process that is not heard of is dead, and all others end (30)
-``JAX_LOCAL_DEVICE_IDS``          GPUs of this process, ``0,1`` (SLURM and Open MPI: the one of its number on the host)
-``JAX_NUM_CPU_DEVICES``           devices of this process on CPUs
-================================  ======================================================================================
+``RESNET_JAX_HEARTBEAT_TIMEOUT``  seconds without a heartbeat after which a process counts as dead and all others stop
+                                  (30)
+``JAX_LOCAL_DEVICE_IDS``          GPUs of this process, ``0,1`` (SLURM and Open MPI: the one with its number on the
+                                  host)
+``JAX_NUM_CPU_DEVICES``           number of devices of this process on CPUs
+================================  =====================================================================================
 
-With the coordinator alone named, the two numbers are those of Open MPI or SLURM (``OMPI_COMM_WORLD_SIZE`` and
-``_RANK``, ``SLURM_NTASKS`` and ``SLURM_PROCID``): Open MPI 5 does not say where the first process is.
+If only the coordinator is set, the two numbers are those of Open MPI or SLURM (``OMPI_COMM_WORLD_SIZE`` and ``_RANK``,
+``SLURM_NTASKS`` and ``SLURM_PROCID``), because Open MPI 5 does not provide the address of the first process.
 """
 
 from __future__ import annotations
@@ -40,11 +42,11 @@ PROCESS = "RESNET_JAX_PROCESS"
 CONNECT_TIMEOUT = "RESNET_JAX_CONNECT_TIMEOUT"
 HEARTBEAT_TIMEOUT = "RESNET_JAX_HEARTBEAT_TIMEOUT"
 
-#: Numbers of processes and of this one, as launchers say them that may leave out where the first one is.
+#: Process counts and indices from launchers that may not provide the address of the first process.
 _COUNTS = (("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("SLURM_NTASKS", "SLURM_PROCID"))
-#: What the names of variables begin with that launchers set: Open MPI, SLURM, indexed jobs of Kubernetes, TPU pods.
+#: Prefixes of variables set by launchers: Open MPI, SLURM, indexed jobs of Kubernetes, TPU pods.
 _SIGNS = ("OMPI_", "SLURM_", "JOB_COMPLETION_INDEX", "MEGASCALE_", "JAX_FORCE_TPU_INIT")
-#: From this number on, SLURM's steps are none that ``srun`` made: the batch script, an interactive shell.
+#: From this number on, SLURM's steps were not created by ``srun``: the batch script, an interactive shell.
 _SPECIAL_STEP = 4294967280
 
 _log = logging.getLogger(__name__)
@@ -55,10 +57,10 @@ class Launch:
     """What started this process and others with it.
 
     Attributes:
-        by: the launcher, as messages call it.
-        count: processes.
-        index: which this is.
-        coordinator: where process 0 waits; None: JAX finds it out.
+        by: name of the launcher in messages.
+        count: number of processes.
+        index: index of this process.
+        coordinator: where process 0 waits; None: JAX determines it.
     """
 
     by: str
@@ -68,10 +70,10 @@ class Launch:
 
 
 def find_launch(environ: Mapping[str, str] = os.environ) -> Launch | None:
-    """Return what started this process together with others; None for a process alone.
+    """Return what started this process together with others; None for a single process.
 
     Raises:
-        UsageError: variables that do not go together, or say too little.
+        UsageError: for inconsistent or insufficient variables.
     """
     if environ.get(SWITCH, "").lower() in ("off", "0", "no"):
         return None
@@ -92,7 +94,7 @@ def find_launch(environ: Mapping[str, str] = os.environ) -> Launch | None:
 
 
 def _named(environ: Mapping[str, str]) -> Launch | None:
-    """Return what the variables of our own say; None if they are not set."""
+    """Return the values of our own variables; None if they are not set."""
     given = {name: environ[name] for name in (COORDINATOR, PROCESSES, PROCESS) if environ.get(name)}
     coordinator = given.get(COORDINATOR) or environ.get("JAX_COORDINATOR_ADDRESS")
     if not given and not coordinator:
@@ -129,7 +131,7 @@ def _number(text: str, name: str) -> int:
 
 
 def _cluster(environ: Mapping[str, str]) -> Launch | None:
-    """Return what JAX finds; None if it finds nothing, or an allocation without a step of several tasks."""
+    """Return what JAX detects; None if nothing, or an allocation without a step of several tasks."""
     if "SLURM_JOB_ID" in environ and _alone_in_slurm(environ):
         return None
     if "jax" not in sys.modules and not may_be_launched(environ):  # no reason to load it
@@ -156,7 +158,7 @@ def _cluster(environ: Mapping[str, str]) -> Launch | None:
 
 
 def may_be_launched(environ: Mapping[str, str]) -> bool:
-    """Return whether there is a sign of a launcher that JAX knows; without JAX, which takes a second to load.
+    """Return whether there are signs of a launcher that JAX knows, without loading JAX, which takes a second.
 
     >>> may_be_launched({"HOME": "/home/me"}), may_be_launched({"SLURM_JOB_ID": "1"})
     (False, True)
@@ -166,9 +168,9 @@ def may_be_launched(environ: Mapping[str, str]) -> bool:
 
 
 def _alone_in_slurm(environ: Mapping[str, str]) -> bool:
-    """Return whether this is no step of several tasks: a batch script, a shell in an allocation (``salloc``), one task.
+    """Return whether this is not a multi-task step: a batch script, a shell in an allocation (``salloc``), one task.
 
-    There ``SLURM_NTASKS`` is of the allocation, and who waits for so many processes waits for ever.
+    There, ``SLURM_NTASKS`` is that of the allocation, and waiting for that many processes would never end.
     """
     step = environ.get("SLURM_STEP_ID") or environ.get("SLURM_STEPID") or ""
     if step.isdecimal() and int(step) >= _SPECIAL_STEP:
@@ -181,15 +183,15 @@ _started: Launch | None = None
 
 
 def started() -> Launch | None:
-    """Return what this process was started with by :func:`initialize_processes`; None for a process alone."""
+    """Return what this process was started with by :func:`initialize_processes`; None for a single process."""
     return _started
 
 
 def initialize_processes(launch: Launch | None = None) -> bool:
     """Start ``jax.distributed`` if this process was launched together with others; once, before any use of a device.
 
-    The command line does it by itself; a program that calls :func:`~resnet_jax.fit` does it first of all. A second call
-    does nothing. The handler of SIGTERM that JAX would install is not: it keeps processes alive.
+    The command line does this automatically; a program that calls :func:`~resnet_jax.fit` must do it first. A second
+    call does nothing. JAX's handler of SIGTERM is not installed, because it keeps processes alive.
 
     Args:
         launch: what to start (default: :func:`find_launch`).
@@ -198,8 +200,8 @@ def initialize_processes(launch: Launch | None = None) -> bool:
         Whether there are several processes.
 
     Raises:
-        UsageError: the environment says too little, or a device was used before.
-        RunError: the others did not come in time.
+        UsageError: if the environment is insufficient, or a device was used before.
+        RunError: if the others did not connect in time.
     """
     global _started
     import jax
@@ -238,7 +240,7 @@ def initialize_processes(launch: Launch | None = None) -> bool:
 
 @contextlib.contextmanager
 def _bounded(launch: Launch, seconds: int) -> Iterator[None]:
-    """End this process with a sentence if the block takes longer: it waits within JAX, where nothing can be raised."""
+    """End this process with a message if the block takes longer: it waits within JAX, where nothing can raise."""
 
     def end() -> None:
         print(f"error: {_not_found(launch, seconds)}", file=sys.stderr, flush=True)
@@ -255,7 +257,7 @@ def _bounded(launch: Launch, seconds: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _gpus_of_slurm(launch: Launch) -> Iterator[dict[str, Any]]:
-    """Yield the GPU of a process where a launcher starts several on a host, as JAX does for the launchers it knows."""
+    """Yield the GPU of a process if a launcher starts several per host, as JAX does for the launchers it knows."""
     local = os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK" if launch.by == "OMPI" else "SLURM_LOCALID")
     several = launch.by in ("OMPI", "SLURM") and local is not None and "JAX_LOCAL_DEVICE_IDS" not in os.environ
     yield {"local_device_ids": [int(local or 0)]} if several else {}
@@ -269,7 +271,7 @@ def _seconds(name: str, default: int) -> int:
 
 
 def _not_started(launch: Launch, connect: int, error: RuntimeError) -> Exception:
-    """Return what to say of processes that do not come together."""
+    """Return the message for processes that cannot connect to each other."""
     text = str(error).strip().splitlines()
     reason = text[0][:300] if text else type(error).__name__
     if "before any JAX calls" in str(error):

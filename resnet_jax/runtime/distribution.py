@@ -1,4 +1,4 @@
-"""What this package is called where packages are installed from, its extras, and versions of what is installed."""
+"""The name under which this package is installed, its extras, and the versions of installed packages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from resnet_jax import __version__
 
 #: The name to install. (The module is ``resnet_jax``, the command ``resnet-jax``; a package of that name is not ours.)
 DISTRIBUTION = "resnet-flax"
-#: Module that an installation may lack -> the extra that brings it.
+#: Module that an installation may lack -> the extra that provides it.
 EXTRA_OF = {
     "nibabel": "volumes",
     "onnx": "onnx",
@@ -29,9 +29,9 @@ EXTRA_OF = {
 
 
 def install(extra: str) -> str:
-    """Return how an extra is added to an installation, for messages.
+    """Return how to add an extra to an installation, for messages.
 
-    pip asks the installed package what its extras are, so it holds wherever the package came from.
+    pip asks the installed package for its extras, so this works wherever the package came from.
 
     >>> install("onnx")
     "pip install 'resnet-flax[onnx]' (in a checkout: uv sync --inexact --extra onnx)"
@@ -40,7 +40,7 @@ def install(extra: str) -> str:
 
 
 def versions(names: Iterable[str]) -> dict[str, str | None]:
-    """Return the installed version of each package, None where there is none; ``resnet_jax`` is this one.
+    """Return the installed version of each package, None if it is not installed; ``resnet_jax`` is this one.
 
     >>> versions(["resnet_jax", "no-such-package"]) == {"resnet_jax": __version__, "no-such-package": None}
     True

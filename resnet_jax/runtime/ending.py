@@ -1,4 +1,4 @@
-"""How a process of a command's own ends: in bounded time, whatever its threads wait for."""
+"""How the process of a command ends: in bounded time, whatever its threads are waiting for."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
-#: Seconds that the last words may take; nobody may be reading them.
+#: Seconds allowed for the last output, which nobody may be reading.
 LAST_WORDS = 0.5
 
-#: Seconds that a process may take to end once it has said that it does.
+#: Seconds that a process may take to end once it has announced it.
 ENDING = 10.0
 
 
 class Stopped(Exception):
-    """A command that runs until it is told to stop was told so, by a signal, and has done what it does then.
+    """A long-running command was stopped by a signal, and has finished its work.
 
     Args:
-        signal: which.
+        signal: the signal.
         done: what it has done.
     """
 
@@ -37,25 +37,25 @@ _before: list[Callable[[], None]] = []
 
 
 def own_process(owned: bool = True) -> None:
-    """Say that this process is a command's own, which signals may end; not so a notebook, or a part of a program.
+    """Declare that this process belongs to a command, so that signals may end it; not so in a notebook.
 
     Args:
-        owned: whether it is.
+        owned: whether it does.
     """
     global _owned
     _owned = owned
 
 
 def is_owned() -> bool:
-    """Return whether this process is a command's own."""
+    """Return whether this process belongs to a command."""
     return _owned
 
 
 def before_the_end(call: Callable[[], None]) -> None:
-    """Call something when this process ends, also where it ends at once; only a signal that kills it prevents that.
+    """Call a function when this process ends, even at once; only a signal that kills it prevents that.
 
     Args:
-        call: waits for nothing.
+        call: must not wait for anything.
     """
     _before.append(call)
     atexit.register(call)
@@ -69,10 +69,10 @@ def _end(status: int) -> None:
 
 
 def stop_quietly() -> None:
-    """Let Ctrl-C end this process at once while modules are imported, where libraries may lose a KeyboardInterrupt.
+    """Let Ctrl-C end this process at once during imports, where libraries may lose a KeyboardInterrupt.
 
-    Elsewhere it raises one, as it does anyway. That too may be lost, in a destructor or a library that catches
-    everything: a process that has not ended some seconds later, or in which it is pressed again, is ended.
+    Elsewhere it raises one, as usual. That too may be lost, in a destructor or a library that catches everything: a
+    process that has not ended after some seconds, or in which it is pressed again, is ended.
     """
     pressed_before = False
 
@@ -96,13 +96,13 @@ def stop_quietly() -> None:
 
 
 def say_no_more(lost: sys.UnraisableHookArgs) -> None:
-    """Be the ``sys.unraisablehook`` of a command: silent, but a Ctrl-C that a destructor loses ends the process."""
+    """Act as the ``sys.unraisablehook`` of a command: silent, but a Ctrl-C lost in a destructor ends the process."""
     if issubclass(lost.exc_type, KeyboardInterrupt):
         leave(signal.SIGINT, "Stopped at once.\n")
 
 
 def end_in_bounded_time(status: int, seconds: float = ENDING) -> None:
-    """End this process with ``status`` after so many seconds, if threads that hang keep it from ending before."""
+    """End this process with ``status`` after this many seconds, if hanging threads keep it from ending before."""
 
     def end() -> None:
         time.sleep(seconds)
@@ -112,7 +112,7 @@ def end_in_bounded_time(status: int, seconds: float = ENDING) -> None:
 
 
 def exit_now(status: int) -> None:
-    """End a process of a command's own here: libraries that are torn down in the middle of a compilation may crash."""
+    """End a command's process here, because libraries torn down in the middle of a compilation may crash."""
     if not _owned:
         return
 
@@ -134,7 +134,7 @@ def leave(number: signal.Signals, words: str) -> None:
 
 
 def last_words(words: str) -> None:
-    """Print on standard error, but wait for no reader."""
+    """Print on standard error, without waiting for a reader."""
 
     def write() -> None:
         with suppress(OSError):

@@ -1,24 +1,26 @@
-"""The log of what happened to a run, apart from its numbers: one JSON object a line, appended at once.
+"""The log of what happened to a run, apart from its numbers: one JSON object per line, appended immediately.
 
-=============  ===========================================================================================
-``start``      a session begins: the process, the host, the devices, the version
-``restore``    it goes on from a checkpoint: ``step``, ``repeated`` updates that are made again
-``save``       a checkpoint is complete: ``kind``, ``step``, ``bytes``, ``seconds``, ``blocked`` (of the loop)
-``save_failed``  one could not be written: ``kind``, ``step``, ``reason``
-``interval``   saving took too large a share of the time, or no longer does: ``steps`` between saves from now on
-``damaged``    a file or checkpoint is not what was written: ``what``, ``reason``, ``set_aside``
-``fallback``   an older checkpoint is used in its place: ``kind``, ``step``, ``instead_of``
-``reject``     an update was rejected: ``step``, ``loss``, ``grad_norm``, ``in_a_row``
-``rollback``   a loss spike sent the run back: ``step``, ``to``, ``order_from``, ``loss``, ``median``, ``number``
-``write_failed``   rows of a file cannot be written: ``what``, ``reason``; at the end ``lost``, how many are missing
-``write_resumed``  they can again: ``what``
-``left_out``   the log had grown too long: ``count`` events of its middle are no longer there
-``stop``       the session ends before the run does: ``step``, ``reason``
-``end``        the run is finished: ``step``, ``reason``
-=============  ===========================================================================================
+=================  ===================================================================================================
+``start``          a session begins: the process, the host, the devices, the version
+``restore``        it continues from a checkpoint: ``step``, and the number of updates that are ``repeated``
+``save``           a checkpoint is complete: ``kind``, ``step``, ``bytes``, ``seconds``, ``blocked`` (seconds the loop
+                   waited)
+``save_failed``    a checkpoint could not be written: ``kind``, ``step``, ``reason``
+``interval``       saving took too large a share of the time, or no longer does: ``steps`` between saves from now on
+``damaged``        a file or checkpoint differs from what was written: ``what``, ``reason``, ``set_aside``
+``fallback``       an older checkpoint is used instead: ``kind``, ``step``, ``instead_of``
+``reject``         an update was rejected: ``step``, ``loss``, ``grad_norm``, ``in_a_row``
+``rollback``       a loss spike sent the run back: ``step``, ``to``, ``order_from``, ``loss``, ``median``, ``number``
+``write_failed``   rows of a file cannot be written: ``what``, ``reason``; at the end ``lost``, the number of missing
+                   rows
+``write_resumed``  they can be written again: ``what``
+``left_out``       the log grew too long: ``count`` events from its middle were removed
+``stop``           the session ends before the run does: ``step``, ``reason``
+``end``            the run is finished: ``step``, ``reason``
+=================  ===================================================================================================
 
-Every line has ``time`` (UTC, ISO 8601) and ``event``. What cannot be written is lost: a log never ends a training.
-A log that grows past :data:`MOST_BYTES`, of a run that rejects a million updates, keeps its beginning and its end.
+Every line has ``time`` (UTC, ISO 8601) and ``event``. What cannot be written is lost: a log never ends a training. A
+log that grows past :data:`MOST_BYTES`, as in a run that rejects a million updates, keeps its beginning and its end.
 """
 
 from __future__ import annotations
@@ -33,15 +35,15 @@ from typing import Any
 
 from resnet_jax.runtime.files import replacing
 
-#: Bytes of a log; one that grows past them keeps the first eighth and the last three.
+#: Maximum size of a log in bytes; beyond it, the first eighth and the last three eighths are kept.
 MOST_BYTES = 8 * 2**20
 
 
 class EventLog:
-    """Appends events to a file; nowhere, if there is none.
+    """Appends events to a file, if there is one.
 
     Args:
-        path: the file; None for nowhere, as of processes that are not the main one.
+        path: the file; None for no file, as in processes other than the main one.
 
     >>> EventLog(None).add("save", step=5)
     """
@@ -50,7 +52,7 @@ class EventLog:
         self._path = path
 
     def add(self, event: str, **facts: Any) -> None:
-        """Append an event with its facts: plain numbers, texts and lists."""
+        """Append an event with its details: plain numbers, strings and lists."""
         if self._path is None:
             return
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
@@ -66,7 +68,7 @@ class EventLog:
                 self._shorten(now)
 
     def _shorten(self, now: str) -> None:
-        """Leave out the middle."""
+        """Remove the middle."""
         assert self._path is not None
         lines = self._path.read_bytes().splitlines(keepends=True)
         eighth, size, first, last = MOST_BYTES // 8, 0, 0, len(lines)
@@ -82,12 +84,12 @@ class EventLog:
             partial.write_bytes(b"".join([*lines[:first], note, *lines[last:]]))
 
 
-#: Logs nothing.
+#: A log that records nothing.
 NO_EVENTS = EventLog(None)
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """Return the events of a file, oldest first; lines that are none are left out. Empty if there is no file."""
+    """Return the events of a file, oldest first, without invalid lines; empty if there is no file."""
     if not path.is_file():
         return []
     found = []

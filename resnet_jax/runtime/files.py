@@ -1,4 +1,4 @@
-"""Files that are written in one piece or not at all: a process killed meanwhile leaves the old one."""
+"""Files that are written atomically: a process killed meanwhile leaves the old one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to, which becomes ``path`` when the block ends, and is removed where it fails.
+    """Yield a path to write to, which becomes ``path`` when the block ends, and is removed if it fails.
 
     Raises:
-        OSError: it cannot be written; with ``path``.
+        OSError: if it cannot be written; with ``path``.
     """
     partial = path.with_name(path.name + ".tmp")
     try:
@@ -30,13 +30,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text in one piece, as UTF-8, whatever the locale.
+    """Write a text atomically as UTF-8, whatever the locale.
 
-    What UTF-8 cannot hold (half a surrogate pair) becomes its escape. It is on disk when this returns: a machine that
-    loses its power has the old file or the new one.
+    What UTF-8 cannot represent (half a surrogate pair) becomes its escape. The text is on disk when this returns: after
+    a power failure, there is the old file or the new one.
 
     Raises:
-        OSError: it cannot be written; with its path.
+        OSError: if it cannot be written; with its path.
     """
     how: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
     with replacing(path) as partial, partial.open("w", **how) as file:
@@ -52,13 +52,13 @@ def write_whole(path: Path, text: str) -> None:
 
 
 class Appended:
-    """A file of lines that are appended one by one, each at once.
+    """A file to which lines are appended one by one, immediately.
 
     Args:
         path: the file.
 
     Raises:
-        OSError: it cannot be written, from here and from the methods; with its path.
+        OSError: if it cannot be written, on construction and from the methods; with its path.
     """
 
     def __init__(self, path: Path) -> None:

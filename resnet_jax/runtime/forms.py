@@ -1,8 +1,8 @@
-"""Which forms the operations of a program have: an option, read without JAX; `resnet_jax.ops.reference` acts on it."""
+"""Which forms the operations of a program have: an option, parsed without JAX; see `resnet_jax.ops.reference`."""
 
 from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-#: ``auto``, the fastest where it runs, or ``plain``, the same ones everywhere.
+#: ``auto``, the fastest for the hardware, or ``plain``, the same everywhere.
 FormsChoice: TypeAlias = Literal["auto", "plain"]

@@ -1,4 +1,4 @@
-"""Modules of somebody's own, imported for what they register: networks, blocks, norms, sources, transforms, tasks."""
+"""A user's own modules, imported for what they register: networks, blocks, norms, sources, transforms, tasks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def whole_names(names: Iterable[str], folder: Path | None = None) -> tuple[str, 
     """Return the names with the paths of files made absolute, each once.
 
     Args:
-        names: of modules, or paths of files.
+        names: names of modules, or paths of files.
         folder: what relative paths are relative to (default: the current directory).
 
     >>> whole_names(["my_package.norms", "/x/norms.py", "norms.py"], Path("/x"))
@@ -46,13 +46,13 @@ def whole_names(names: Iterable[str], folder: Path | None = None) -> tuple[str, 
 
 
 def import_modules(names: Iterable[str]) -> None:
-    """Import each module once in a process.
+    """Import each module once per process.
 
     Args:
-        names: of modules (``my_package.norms``), or paths of files (``norms.py``).
+        names: names of modules (``my_package.norms``), or paths of files (``norms.py``).
 
     Raises:
-        UsageError: there is no such module or file, or it raised an exception; it says which and where.
+        UsageError: if there is no such module or file, or it raised an exception; the message says which and where.
     """
     for name in names:
         if is_imported(name):

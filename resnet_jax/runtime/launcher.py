@@ -1,7 +1,7 @@
-"""Several processes of one command on this machine: started, listened to, and ended together.
+"""Several processes of one command on this machine: started, monitored, and ended together.
 
-The first process has this one's standard output and error; of the others standard error is passed on with their number
-before each line. Every process is in a session of its own, so that a Ctrl-C in the terminal comes once, from here.
+The first process uses this one's standard output and error; the standard error of the others is passed on with their
+number before each line. Every process has its own session, so that a Ctrl-C in the terminal reaches it once, from here.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from pathlib import Path
 from resnet_jax.errors import UsageError
 from resnet_jax.runtime.distributed import COORDINATOR, PROCESS, PROCESSES, SWITCH
 
-#: Seconds that the others have to end by themselves after one has failed; then they are killed.
+#: Seconds that the others have to end on their own after one has failed; then they are killed.
 GRACE = 8.0
-#: Seconds that they have when a signal asked all of them to save and stop.
+#: Seconds that they have if a signal asked all of them to save and stop.
 SAVING = 120.0
 
-#: Variable with the number of the launching process.
+#: Variable with the ID of the launching process.
 LAUNCHER = "RESNET_JAX_LAUNCHER"
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
-#: Where JAX begins to say, for pages, that another process is gone.
+#: Where JAX's long messages about a lost process begin.
 _ABORT = re.compile(r"^[EF]\d{4} .*(coordination_service|client\.h:)")
 
 
@@ -47,15 +47,15 @@ def launch(
     """Run a command in several processes on this machine; return the exit status of the first that failed, or 0.
 
     Args:
-        words: of the command, verb first.
-        count: processes.
-        devices: of each process (default: on CPUs one, of GPUs an equal share).
-        command: what takes the words.
+        words: arguments of the command, verb first.
+        count: number of processes.
+        devices: devices per process (default: one on CPUs, an equal share of the GPUs).
+        command: the program that takes the arguments.
         environ: environment variables.
         grace: seconds that the others have to end after one has failed.
 
     Raises:
-        UsageError: more GPUs are asked for than there are.
+        UsageError: if there are fewer GPUs than requested.
     """
     address = f"127.0.0.1:{free_port()}"
     common = {SWITCH: "on", COORDINATOR: address, PROCESSES: str(count), LAUNCHER: str(os.getpid())}
@@ -93,23 +93,23 @@ def launch(
 
 
 def free_port() -> int:
-    """Return a port of this machine that nothing listens on."""
+    """Return an unused port of this machine."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]
 
 
 def devices_of(count: int, devices: int | None, environ: Mapping[str, str], root: Path = Path("/dev")) -> list[dict]:
-    """Return the environment variables that give every process its devices.
+    """Return the environment variables that assign every process its devices.
 
     Args:
-        count: processes.
-        devices: of each.
-        environ: environment variables; ``CUDA_VISIBLE_DEVICES`` lists the GPUs to share, ``JAX_PLATFORMS`` may say cpu.
+        count: number of processes.
+        devices: devices per process.
+        environ: environment variables; ``CUDA_VISIBLE_DEVICES`` lists the GPUs to share, ``JAX_PLATFORMS`` may be cpu.
         root: where the system lists its devices.
 
     Raises:
-        UsageError: there are fewer GPUs.
+        UsageError: if there are fewer GPUs.
 
     >>> devices_of(2, 1, {"CUDA_VISIBLE_DEVICES": "4,5,6"})[1]
     {'JAX_NUM_CPU_DEVICES': '1', 'CUDA_VISIBLE_DEVICES': '5'}
@@ -135,12 +135,12 @@ def devices_of(count: int, devices: int | None, environ: Mapping[str, str], root
 
 
 def status_of(code: int) -> int:
-    """Return the exit status of a process as a shell gives it: 128 + the signal that killed it."""
+    """Return the exit status of a process as in a shell: 128 + the signal that killed it."""
     return 128 - code if code < 0 else code
 
 
 def how_ended(code: int) -> str:
-    """Say how a process ended.
+    """Describe how a process ended.
 
     >>> how_ended(-9), how_ended(1)
     ('was killed by SIGKILL', 'ended with status 1')
@@ -161,14 +161,15 @@ def _wait(started: Sequence[subprocess.Popen[bytes]], asked: Callable[[], bool],
     while running := [number for number, one in enumerate(started) if one.poll() is None]:
         failed = [(number, one.returncode) for number, one in enumerate(started) if one.returncode]
         if failed and first is None:
-            # of several at once the cause is what a signal from outside has killed; others abort as they find it gone
+            # of several at once, the cause is the one killed by a signal from outside; others abort when they find it
+            # gone
             number, code = first = min(failed, key=lambda each: (each[1] >= 0, each[1] == -signal.SIGABRT, each[0]))
             until = time.monotonic() + (SAVING if asked() else grace)
             if not asked():
                 _say(f"process {number} of {len(started)} {how_ended(code)}; the others end too")
         if time.monotonic() >= until:
             names = ", ".join(map(str, running))
-            _say(f"killed, for they did not end within {SAVING if asked() else grace:.0f} s: process {names}")
+            _say(f"killed because they did not end within {SAVING if asked() else grace:.0f} s: process {names}")
             for number in running:
                 started[number].kill()
             until = float("inf")
@@ -183,7 +184,7 @@ def _wait(started: Sequence[subprocess.Popen[bytes]], asked: Callable[[], bool],
 
 @contextlib.contextmanager
 def _passed_on(started: Sequence[subprocess.Popen[bytes]]) -> Iterator[Callable[[], bool]]:
-    """Pass signals on to the processes for the time of the block; yields what says whether there was one."""
+    """Forward signals to the processes within the block; yields a function that tells whether there was one."""
     numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
     seen: list[int] = []
@@ -206,12 +207,12 @@ def _passed_on(started: Sequence[subprocess.Popen[bytes]]) -> Iterator[Callable[
 
 
 def _pass_on(one: subprocess.Popen[bytes], number: int) -> None:
-    """Print the lines of a process with its number, but not the pages in which JAX says that another is gone."""
+    """Print the lines of a process with its number, except JAX's long messages about a lost process."""
     assert one.stderr is not None
     for raw in one.stderr:
         line = raw.decode("utf-8", "replace")
         if _ABORT.match(line):
-            _print(f"[{number}] ended, for the first process was gone\n" if line.startswith("F") else "")
+            _print(f"[{number}] ended because the first process was gone\n" if line.startswith("F") else "")
             if line.startswith("F"):
                 for _ in one.stderr:
                     pass
@@ -232,7 +233,7 @@ def _print(text: str) -> None:
 
 
 def end_with_launcher(environ: Mapping[str, str] = os.environ) -> None:
-    """Let this process be told to stop, by SIGTERM, when the one that launched it is killed; on Linux."""
+    """Have this process receive SIGTERM when the one that launched it is killed; on Linux."""
     parent = environ.get(LAUNCHER, "")
     if not sys.platform.startswith("linux") or not parent.isdecimal() or int(parent) != os.getppid():
         return

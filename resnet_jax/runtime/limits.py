@@ -1,7 +1,7 @@
-"""What a file may ask for before it is believed: each limit with the variable that raises it, in one table.
+"""Limits on what a file may ask for before it is trusted, with the variables that raise them, in one table.
 
-A file of a few bytes can ask for gigabytes: by an archive that unpacks to them, or by a number that says how many
-classes there are. Where the file itself is large, what it unpacks to may be in proportion.
+A file of a few bytes can ask for gigabytes: as an archive that unpacks to them, or by a number of classes. If the file
+itself is large, what it unpacks to may be proportionally large.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from resnet_jax.errors import UsageError
 
 PROPORTION = 8
-"""Whatever the limit: a file may unpack to so many times its size, which is far more than real arrays do."""
+"""Whatever the limit, a file may unpack to this many times its size, which is far more than for real arrays."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Limit:
     """A limit.
 
     Attributes:
-        variable: of the environment, that raises it.
-        default: without that.
-        unit: of both.
+        variable: environment variable that raises it.
+        default: value without that variable.
+        unit: unit of both.
         meaning: what is limited.
     """
 
@@ -33,10 +33,10 @@ class Limit:
 
     @property
     def value(self) -> int:
-        """What is allowed now.
+        """The current limit.
 
         Raises:
-            UsageError: the variable is no whole number above 0.
+            UsageError: if the variable is not a positive integer.
         """
         given = os.environ.get(self.variable, "")
         if not given:
@@ -47,7 +47,7 @@ class Limit:
 
     @property
     def how(self) -> str:
-        """Half a sentence that says what is allowed and how to allow more."""
+        """A clause that says what is allowed and how to allow more."""
         unit = f" {self.unit}" if self.unit else ""
         return f"at most {self.value:,}{unit} ({self.variable} allows more)"
 
@@ -65,11 +65,11 @@ LIMITS = (CLASSES, UNPACKED, IMAGE, WEIGHTS)
 
 
 def too_much_unpacked(unpacked: int, packed: int) -> str | None:
-    """Return why a file is not unpacked, or None: it may be.
+    """Return why a file must not be unpacked, or None if it may be.
 
     Args:
-        unpacked: bytes it says it unpacks to.
-        packed: bytes it has.
+        unpacked: claimed unpacked size in bytes.
+        packed: its size in bytes.
     """
     if unpacked <= PROPORTION * packed or unpacked <= UNPACKED.value << 20:
         return None

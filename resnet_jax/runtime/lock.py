@@ -1,10 +1,10 @@
-"""One process at a time in a directory: a lock that any death releases, also where files cannot be locked.
+"""One process at a time in a directory: a lock that is released by any death, even where files cannot be locked.
 
-``flock`` is used where it works: the system lets go of it when the process ends, however it ends, and on NFS it counts
-on every machine. Where files cannot be locked (some network file systems, Windows) a *lease* takes its place: a file
-that is made in one piece, says who holds it, and is refreshed every few seconds. It counts as left behind when its
-process is gone (on this machine), or when it was not refreshed for a while (on another one). That is watched, and not
-read off a clock: no clock that jumps, here or on the server, makes a lease old or young.
+``flock`` is used where it works: the system releases it when the process ends, however it ends, and on NFS it covers
+all machines. Where files cannot be locked (some network file systems, Windows), a *lease* replaces it: a file that is
+created atomically, names its holder, and is refreshed every few seconds. It counts as abandoned if its process is gone
+(on this machine), or if it was not refreshed for a while (on another one). The latter is observed, not read off a
+clock: a clock that jumps, here or on the server, makes no lease old or young.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ _log = logging.getLogger(__name__)
 
 #: Seconds between two refreshes of a lease.
 BEAT_SECONDS = 10.0
-#: Beats after which a lease that nobody refreshes counts as left behind.
+#: Number of intervals after which a lease that nobody refreshes counts as abandoned.
 BEATS = 4
-#: Seconds that a new lease is looked at again after, in case two processes took over the same old one.
+#: Seconds after which a new lease is checked again, in case two processes took over the same old one.
 SETTLE_SECONDS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """Who holds a lock.
+    """The holder of a lock.
 
     Attributes:
         host: name of the machine.
-        machine: what tells its present run from others: boot and, in a container, the space of process numbers.
-        process: number of the process.
-        started: when the process started, in the system's own counting: another process may get its number.
+        machine: identifies its current boot and, in a container, its PID namespace.
+        process: ID of the process.
+        started: start time of the process in system units, since another process may get its ID.
         since: when it took the lock, UTC, ISO 8601; for people.
-        token: made for this lock alone.
+        token: made for this lock only.
     """
 
     host: str
@@ -64,7 +64,7 @@ class Holder:
 
     @classmethod
     def read(cls, path: Path) -> Holder | None:
-        """Return who a file says; None of one that says nothing."""
+        """Return the holder that a file names; None for a file that names none."""
         try:
             with path.open("rb") as file:
                 raw = json.loads(file.read(4096).split(b"\n")[0])
@@ -75,13 +75,13 @@ class Holder:
         return found if type(found.process) is int and all(isinstance(text, str) for text in texts) else None
 
     def line(self) -> bytes:
-        """Return what :meth:`read` reads."""
+        """Return the text that :meth:`read` parses."""
         return (json.dumps(dataclasses.asdict(self)) + "\n").encode()
 
     def is_gone(self) -> bool | None:
-        """Return whether the process has ended; None if that cannot be told from here.
+        """Return whether the process has ended; None if that cannot be determined from here.
 
-        It cannot of another machine or container, nor of this one before it was started anew: names are not unique.
+        It cannot for another machine or container, nor for this one before it was restarted: names are not unique.
         """
         if (self.host, self.machine) != (socket.gethostname(), _machine()):
             return None
@@ -92,20 +92,20 @@ class Holder:
 
 
 class Held:
-    """A lock that is held.
+    """A held lock.
 
     Attributes:
-        lost: who has it now, if somebody took it over, as of a process that was suspended for long; else None.
+        lost: who has it now if someone took it over, for example after a long suspension; otherwise None.
     """
 
     def __init__(self) -> None:
         self.lost: str | None = None
 
     def require(self, what: str) -> None:
-        """Refuse to go on where somebody else has the lock now.
+        """Refuse to continue if someone else has the lock now.
 
         Raises:
-            RunError: with who.
+            RunError: if so, with the holder.
         """
         if self.lost is not None:
             raise RunError(f"{what} was taken over by {self.lost}: this process did not refresh its lease for too long")
@@ -113,15 +113,15 @@ class Held:
 
 @contextlib.contextmanager
 def locked(folder: Path, what: str, warn: Callable[[str], None] = _log.warning) -> Iterator[Held]:
-    """Keep other processes out of a directory for the time of the block.
+    """Keep other processes out of a directory within the block.
 
     Args:
-        folder: the directory; its files ``.lock`` and, where that cannot be locked, ``.lease`` are used.
-        what: is done there, for messages: ``training``.
-        warn: is told where it has to be waited, to see whether a lease is still refreshed.
+        folder: the directory; its files ``.lock`` and, if that cannot be locked, ``.lease`` are used.
+        what: what is done there, for messages: ``training``.
+        warn: called if it is necessary to wait and see whether a lease is still refreshed.
 
     Raises:
-        RunError: another process is there, with who it is; or the directory cannot be written.
+        RunError: if another process is there, with details; or the directory cannot be written.
     """
     path, me = folder / ".lock", Holder.here()
     try:
@@ -158,7 +158,7 @@ def _opened(path: Path) -> int:
 
 
 def _flock(file: int) -> bool | None:
-    """Lock an open file; return whether another process has it, or None where files cannot be locked."""
+    """Lock an open file; return whether another process has it, or None if files cannot be locked."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -192,7 +192,7 @@ def _lease(folder: Path, what: str, me: Holder, warn: Callable[[str], None]) -> 
 
 
 def _take(path: Path, me: Holder) -> bool:
-    """Make the lease in one piece; return whether it is ours."""
+    """Create the lease atomically; return whether it is ours."""
     mine = path.with_name(f"{path.name}-{me.token}")
     mine.write_bytes(me.line())
     try:
@@ -214,10 +214,10 @@ def _take(path: Path, me: Holder) -> bool:
 
 
 def _clear(path: Path, folder: Path, what: str, warn: Callable[[str], None]) -> None:
-    """Remove a lease that was left behind.
+    """Remove an abandoned lease.
 
     Raises:
-        RunError: it was not.
+        RunError: if it is not abandoned.
     """
     before = _state(path)
     if before is None:  # given back meanwhile
@@ -241,7 +241,7 @@ def _clear(path: Path, folder: Path, what: str, warn: Callable[[str], None]) -> 
 
 
 def _unchanged(path: Path, before: tuple[Any, ...], seconds: float) -> bool:
-    """Return whether nobody refreshes a lease for so many seconds, by a clock that does not jump."""
+    """Return whether nobody refreshes a lease for this many seconds, by a monotonic clock."""
     began = time.monotonic()
     while time.monotonic() - began < seconds:
         time.sleep(min(0.25, seconds / 20))
@@ -266,7 +266,7 @@ def _token(path: Path) -> str | None:
 
 
 def _beat(path: Path, me: Holder, held: Held, done: threading.Event) -> None:
-    """Refresh a lease until it is given back, or until somebody else has it."""
+    """Refresh a lease until it is released, or until someone else has it."""
     count = 0
     while not done.wait(BEAT_SECONDS):
         holder = Holder.read(path)
@@ -283,7 +283,7 @@ def _beat(path: Path, me: Holder, held: Held, done: threading.Event) -> None:
 
 
 def _machine() -> str:
-    """Return what tells this machine's present run, and this space of process numbers, from others."""
+    """Return what identifies this machine's current boot and PID namespace."""
     boot = space = "unknown"
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -293,7 +293,7 @@ def _machine() -> str:
 
 
 def _started(process: int) -> str:
-    """Return when a process started; empty if there is none such."""
+    """Return when a process started; empty if there is none."""
     try:
         text = Path(f"/proc/{process}/stat").read_text()
         fields = text.rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""Memory of the process, as the C library manages it."""
+"""Memory of the process, as managed by the C library."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Make the process keep the memory that it frees, for itself; return whether the C library can (glibc's can).
+    """Make the process keep freed memory for itself; return whether the C library supports this (glibc does).
 
-    On the CPU, XLA allocates the activations of a step anew at every step. glibc hands such large pieces back to the
-    system at once, which clears every page of the next ones: 30 % of the time of a ResNet-20 step at batch 128, 25 % of
-    a ResNet-50 step at batch 16 (one AMD core). The process then stays as large as it has ever been, and pieces that
-    do not fit into each other's places add to that: 3.0 GB became 4.3 GB for that ResNet-50.
+    On the CPU, XLA allocates the activations anew at every step. glibc returns such large blocks to the system at once,
+    which clears every page of the next ones: 30% of the time of a ResNet-20 step at batch 128, 25% of a ResNet-50 step
+    at batch 16 (one AMD core). The process then stays as large as it has ever been, and fragmentation adds to that: 3.0
+    GB became 4.3 GB for that ResNet-50.
 
-    It is a choice for a whole process, which belongs to its program: the command line makes it, importing this package
-    does not. Call it before JAX runs anything: threads keep the heap that they have begun with.
+    This is a choice for a whole process, which belongs to its program: the command line makes it, importing this
+    package does not. Call it before JAX runs anything, because threads keep the heap that they have started with.
     """
     if not sys.platform.startswith("linux"):
         return False

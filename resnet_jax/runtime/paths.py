@@ -1,4 +1,4 @@
-"""Paths as people give them: ``~`` is the home directory, wherever a path comes from."""
+"""Paths as users give them: ``~`` is the home directory, wherever a path comes from."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from resnet_jax.errors import RunError, UsageError
 def user_path(path: str | os.PathLike[str]) -> Path:
     """Return ``path`` with a leading ``~`` or ``~user`` replaced by the home directory it stands for.
 
-    A shell does so only where the ``~`` begins a word, which it does not in ``--out=~/x``, in quotes, in a file and in
-    Python. A file that is really called ``~x`` is taken where nobody has that name; else write its path in full.
+    A shell does so only if the ``~`` begins a word, which it does not in ``--out=~/x``, in quotes, in a file and in
+    Python. A file that is really named ``~x`` is used if there is no such user; otherwise write its full path.
 
     Raises:
-        UsageError: nobody knows that home directory.
+        UsageError: if that home directory is unknown.
 
     >>> user_path("a/~b"), user_path("~/x") == Path.home() / "x"
     (PosixPath('a/~b'), True)
@@ -36,7 +36,7 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
 
 def source_name(source: str) -> str:
-    """Return a source of data without the folders of its path: what travels names no folder of this machine.
+    """Return a data source without the directories of its path, so that shared files do not reveal them.
 
     >>> source_name("folder:/home/me/photos"), source_name("digits")
     ('folder:photos', 'digits')
@@ -46,7 +46,7 @@ def source_name(source: str) -> str:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file or directory from another one at the same path later; None if there is none.
+    """Return what distinguishes a file or directory from a later one at the same path; None if there is none.
 
     >>> identity(Path("nowhere")) is None
     True
@@ -59,7 +59,7 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def is_plain(path: Path) -> bool:
-    r"""Return whether every library takes the path as a path: it is UTF-8 and holds no pattern.
+    r"""Return whether every library treats the path literally: it is UTF-8 and contains no pattern.
 
     >>> is_plain(Path("/runs/digits")), is_plain(Path("/runs/[old]")), is_plain(Path("/runs/\udcff"))
     (True, False, False)
@@ -71,10 +71,10 @@ class PlainAlias:
     """Another, plain path of a folder, through a link in the directory for temporary files.
 
     Attributes:
-        path: of the link.
+        path: path of the link.
 
     Raises:
-        RunError: no link can be made.
+        RunError: if no link can be created.
     """
 
     def __init__(self, folder: Path):
@@ -98,7 +98,7 @@ class PlainAlias:
 
 
 def expand_paths(value: Any) -> Any:
-    """Return ``value`` with :func:`user_path` of every path in it: in dataclasses, tuples, lists and mappings."""
+    """Return ``value`` with :func:`user_path` applied to every path in dataclasses, tuples, lists and mappings."""
     if isinstance(value, Path):
         return user_path(value)
     if isinstance(value, tuple | list) and type(value) in (tuple, list):

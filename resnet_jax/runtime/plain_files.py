@@ -1,9 +1,9 @@
-"""Regular files, and nothing else, opened for reading: no pipe that waits for ever, no device without an end.
+"""Opening of regular files only: no pipe that waits forever, no device without an end.
 
-A name that somebody else chose may be that of a pipe (opening it waits for a writer), of ``/dev/zero`` (reading it
-never ends), of a terminal or of a socket. What is no regular file is refused before a byte is read. Errors are
-``OSError`` with a sentence, as those of the system. A file on a network file system that does not answer is waited for:
-there is no way to give up on it.
+A name chosen by someone else may refer to a pipe (opening it waits for a writer), to ``/dev/zero`` (reading it never
+ends), to a terminal or to a socket. Anything but a regular file is rejected before a byte is read. Errors are
+``OSError`` with a message, like those of the system. An unresponsive network file system still blocks: there is no way
+to give up on it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def open_descriptor(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Open a regular file.
 
     Returns:
-        Its descriptor, which the caller closes, and its size.
+        Its descriptor, which the caller must close, and its size.
 
     Raises:
-        OSError: it is not there, cannot be read, or is no regular file; it says what it is.
+        OSError: if it does not exist, cannot be read, or is not a regular file; the message says what it is.
     """
     try:
         descriptor = os.open(path, _FLAGS)
@@ -60,15 +60,15 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def read_file(path: str | os.PathLike[str], most: int | None = None, how: str = "") -> bytes:
-    """Return what a regular file holds.
+    """Return the contents of a regular file.
 
     Args:
-        path: of the file.
-        most: bytes that it may have; None for any number.
-        how: half a sentence for the message about one that has more.
+        path: path of the file.
+        most: maximum size in bytes; None for any.
+        how: clause for the message about a larger one.
 
     Raises:
-        OSError: as :func:`open_descriptor`, or it is larger than that.
+        OSError: as for :func:`open_descriptor`, or if it is larger than that.
     """
     descriptor, size = open_descriptor(path)
     with open(descriptor, "rb") as file:
@@ -78,7 +78,7 @@ def read_file(path: str | os.PathLike[str], most: int | None = None, how: str = 
 
 
 TEXT_BYTES = 64 << 20
-"""Of a text that a person or this package wrote."""
+"""Maximum size of a text written by a person or this package."""
 
 
 def read_text(path: str | os.PathLike[str], most: int = TEXT_BYTES, encoding: str = "utf-8") -> str:
@@ -86,6 +86,6 @@ def read_text(path: str | os.PathLike[str], most: int = TEXT_BYTES, encoding: st
 
     Raises:
         OSError: as there.
-        UnicodeDecodeError: it is none.
+        UnicodeDecodeError: if it is not one.
     """
     return read_file(Path(path), most).decode(encoding)

@@ -1,4 +1,4 @@
-"""JSON whose faults are all ``ValueError``: also values that lie too deep in each other for Python's parser."""
+"""JSON whose errors are all ``ValueError``, including values nested too deeply for Python's parser."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 def load_json(text: str | bytes) -> Any:
     """Return the values of a JSON text.
 
-    A text of n bytes makes Python objects of up to about 25 n bytes; a limit on the bytes is the reader's.
+    A text of n bytes makes Python objects of up to about 25 n bytes; the caller limits the bytes.
 
     Raises:
-        ValueError: it is none, or values lie too deep in each other.
+        ValueError: if it is invalid, or nested too deeply.
 
     >>> load_json("[" * 100_000)
     Traceback (most recent call last):

@@ -1,9 +1,9 @@
-"""NumPy's files, read without believing them: no pickles, and no memory for what is not there.
+"""Untrusted NumPy files: no pickles, and no memory for what is not there.
 
 ``np.load`` allocates what the header of an array says before it looks for its values, and unpacks an archive whatever
-comes out of it. Here a header is compared with the bytes that follow it, and an archive of a few bytes that unpacks to
-gigabytes, whose entries lie over each other or have one name, is refused before memory is taken
-(:mod:`resnet_jax.runtime.limits`). All faults are ``ValueError``, but for those of the file system.
+its size. Here a header is compared with the bytes that follow it, and an archive of a few bytes that unpacks to
+gigabytes, or has overlapping entries or repeated names, is rejected before memory is allocated
+(:mod:`resnet_jax.runtime.limits`). All errors are ``ValueError``, except those of the file system.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_HEADER = 10_000
 
 
 class PickledError(ValueError):
-    """An array holds Python objects, which only running a pickle would make.
+    """An array contains Python objects, which only executing a pickle would create.
 
     Attributes:
         array: its name.
@@ -39,7 +39,7 @@ def read_array(data: bytes | BinaryIO) -> np.ndarray:
     """Return the array of an ``.npy`` file.
 
     Raises:
-        ValueError: it is none, cut short, or of Python objects.
+        ValueError: if it is invalid, truncated, or contains Python objects.
     """
     file = io.BytesIO(data) if isinstance(data, bytes) else data
     size = _size(file)
@@ -47,10 +47,10 @@ def read_array(data: bytes | BinaryIO) -> np.ndarray:
 
 
 def mapped_array(path: Any) -> np.ndarray:
-    """Return the array of a regular ``.npy`` file, mapped and not read; the caller has seen that it is regular.
+    """Return the array of an ``.npy`` file, memory-mapped; the caller has checked that it is a regular file.
 
     Raises:
-        ValueError: as :func:`read_array`.
+        ValueError: as for :func:`read_array`.
     """
     return _guarded(lambda: np.load(path, mmap_mode="r", allow_pickle=False))
 
@@ -59,14 +59,14 @@ def read_arrays(data: bytes | BinaryIO) -> dict[str, np.ndarray]:
     """Return the arrays of an ``.npz`` file, by name.
 
     Raises:
-        ValueError: it is none, damaged, unpacks to more than it may, or holds something else than arrays.
+        ValueError: if it is invalid, damaged, unpacks to too much, or contains anything but arrays.
     """
     file = io.BytesIO(data) if isinstance(data, bytes) else data
     return _guarded(lambda: _arrays(file, _size(file)))
 
 
 def read_either(data: bytes | BinaryIO) -> np.ndarray | dict[str, np.ndarray]:
-    """Return what an ``.npy`` or ``.npz`` file holds, whatever it is called."""
+    """Return the contents of an ``.npy`` or ``.npz`` file, whatever its name."""
     file = io.BytesIO(data) if isinstance(data, bytes) else data
     start = file.read(len(MAGIC))
     file.seek(0)
@@ -116,7 +116,7 @@ def _arrays(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
 
 
 def _array(file: Any, size: int, name: str, *, is_member: bool = False) -> np.ndarray:
-    """Read an array of a file of so many bytes."""
+    """Read an array from a file of this many bytes."""
     start = file.read(len(MAGIC) + 2)
     if not start.startswith(MAGIC):
         if is_member:

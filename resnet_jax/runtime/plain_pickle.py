@@ -1,11 +1,11 @@
-"""A pickle machine that can build plain containers and nothing else.
+"""A pickle machine that can only build plain containers.
 
 A pickle is a program for a small stack machine, and ``pickle.load`` lets it import and call anything. This machine
-knows only the instructions of Python's own pickler (protocols 2 to 5) and resolves a global name only in a table it is
-given: there is no way from a pickle to an import. What is not in the table is refused or, on request, stands for itself
-as an :class:`Inert` placeholder: a name, nothing else; what the pickle wants done with it is read and thrown away.
-It reads a file of n bytes in O(n) time and memory. (The C unpickler allocates what the memo indices of the file
-demand, up to 64 GiB.) The instructions are documented in the standard library's ``pickletools``.
+supports only the instructions of Python's own pickler (protocols 2 to 5) and resolves a global name only in a given
+table: there is no way from a pickle to an import. Anything else is rejected or, on request, replaced by an
+:class:`Inert` placeholder: a name and nothing else, and whatever the pickle does with it is read and discarded. It
+reads a file of n bytes in O(n) time and memory. (The C unpickler allocates what the memo indices of the file demand, up
+to 64 GiB.) The instructions are documented in the standard library's ``pickletools``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Global:
 
 @dataclasses.dataclass(eq=False, slots=True)
 class Inert:
-    """Where an object would be that this machine does not make: of which class, or made by which function.
+    """A placeholder for an object that this machine does not build: its class, or the function that makes it.
 
     Attributes:
         name: the full name, such as ``argparse.Namespace``.
@@ -38,13 +38,13 @@ class Inert:
 
 
 class Stateful:
-    """What a builder made that a pickle completes by a state, such as an array by its shape and bytes."""
+    """Built by a builder and completed by the pickle with a state, such as an array by its shape and bytes."""
 
     def take(self, state: Any) -> None:
-        """Take the state; it is anything that the pickle says.
+        """Set the state, which may be anything.
 
         Raises:
-            UnpicklingError: it is no state of this.
+            UnpicklingError: if it is not a state of this.
         """
         raise UnpicklingError(f"a {type(self).__name__} takes no state, got {type(state).__name__}")
 
@@ -72,7 +72,7 @@ _OTHERS = {
 }
 # fmt: on
 _KNOWN = {*_CONSTANTS, *_LITERALS, *_TUPLES, *_OTHERS}
-#: What the pickler needs for sets, bytes and objects besides; known where placeholders are wanted.
+#: What the pickler additionally needs for sets, bytes and objects; known if placeholders are wanted.
 _BYTES = {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 _OF_OBJECTS = {"NEWOBJ", "NEWOBJ_EX", "EMPTY_SET", "ADDITEMS", "FROZENSET", "POP", "POP_MARK", *_BYTES}
 _OPCODES, _OPCODES_AND_BYTES, _ALL_OPCODES = (
@@ -80,8 +80,8 @@ _OPCODES, _OPCODES_AND_BYTES, _ALL_OPCODES = (
     for known in (_KNOWN, _KNOWN | _BYTES, _KNOWN | _OF_OBJECTS)
 )
 
-#: What no checkpoint needs and an attack does, by module: these names, or all of them (None). Refused by name even
-#: where placeholders are wanted, so that a hostile file is not taken for a careless one.
+#: What no checkpoint needs but an attack does, by module: these names, or all of them (None). Rejected by name even if
+#: placeholders are wanted, so that a malicious file is not mistaken for a careless one.
 _BUILTINS = {"eval", "exec", "execfile", "compile", "__import__", "open", "input"}
 _HOSTILE: dict[str, set[str] | None] = {
     "builtins": _BUILTINS,
@@ -103,20 +103,22 @@ def load(
     inert: bool = False,
     with_bytes: bool = False,
 ) -> Any:
-    """Run the pickle that starts at the stream's position, and leave the stream right behind it.
+    """Execute the pickle that starts at the stream's position, and leave the stream right after it.
 
     Args:
-        stream: the pickle; a ``BytesIO``, so that a claimed length cannot allocate more than is there.
-        builders: the globals that may appear, by full name.
-        persistent: turns a persistent id into the object it stands for; None refuses them all.
-        inert: let other globals stand for themselves, and what the pickle would make with them be :class:`Inert`.
-        with_bytes: let the pickle hold bytes, as an array's.
+        stream: the pickle; a ``BytesIO``, so that a claimed length cannot allocate more than exists.
+        builders: the allowed globals, by full name.
+        persistent: turns a persistent id into its object; None rejects all of them.
+        inert: let other globals stand for themselves, and replace what the pickle would make with them by
+            :class:`Inert`.
+        with_bytes: allow the pickle to contain bytes, such as those of an array.
 
     Returns:
-        What the pickle describes. Ordered dictionaries come out as the builder of their global makes them.
+        What the pickle describes. Ordered dictionaries are built by the builder of their global.
 
     Raises:
-        UnpicklingError: not a pickle, cut short, using an instruction or a global that is not allowed, or senseless.
+        UnpicklingError: if it is not a pickle, truncated, uses an instruction or a global that is not allowed, or is
+            invalid.
 
     >>> import io, os, pickle
     >>> load(io.BytesIO(pickle.dumps({"lr": [0.1, (1, None)]})), {})
@@ -151,7 +153,7 @@ def _line(stream: BinaryIO) -> str:
 
 
 class _Machine:
-    """The stack, the marks in it and the memo."""
+    """The stack, its marks and the memo."""
 
     def __init__(self, builders: Builders, persistent: Callable[[Any], Any] | None, inert: bool):
         self.builders, self.persistent, self.inert = builders, persistent, inert
@@ -211,7 +213,7 @@ class _Machine:
             self.step_object(name, argument)
 
     def step_object(self, name: str, argument: Any) -> None:
-        """Do what belongs to sets, bytes and objects: only the names of objects are kept."""
+        """Handle what belongs to sets, bytes and objects: only the names of objects are kept."""
         if name in _BYTES:
             self.stack.append(bytes(argument))
         elif name in ("NEWOBJ", "NEWOBJ_EX"):
@@ -292,11 +294,11 @@ def update(target: dict, keys: list, values: list, *, inert: bool = False) -> No
     Args:
         target: the dictionary to fill.
         keys: its new keys.
-        values: what belongs to them.
-        inert: put a placeholder in the place of any other key.
+        values: their values.
+        inert: replace any other key by a placeholder.
 
     Raises:
-        UnpicklingError: a key without a value, or of another type.
+        UnpicklingError: for a key without a value, or of another type.
     """
     if len(keys) != len(values):
         raise UnpicklingError("a dictionary has a key without a value")

@@ -1,8 +1,8 @@
-"""YAML that only describes plain values: of bounded size, depth and number, and without references to itself.
+"""YAML restricted to plain values: of bounded size, depth and number, and without references to itself.
 
 PyYAML's safe loader runs no code, but a text of a kilobyte whose aliases refer to lists of aliases stands for billions
-of values as soon as anything walks through them; a deep one ends in ``RecursionError``, and a date that does not exist
-in ``ValueError``. Here all of that is ``yaml.YAMLError``.
+of values as soon as anything walks through them; a deep one ends in ``RecursionError``, and an invalid date in
+``ValueError``. Here all of these are ``yaml.YAMLError``.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import yaml
 MAX_CHARACTERS = 1 << 19
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
-"""Values that a text stands for, each as often as it is referred to."""
+"""Number of values that a text stands for, each counted as often as it is referred to."""
 
 
 MAX_DIGITS = 100
-"""Of an integer: Python would take hours over one of a million, in base 60."""
+"""Maximum length of an integer: Python would take hours for one with a million digits, in base 60."""
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader with a limit on depth, which it recurses into."""
+    """The safe loader with a limit on its recursion depth."""
 
     def __init__(self, text: str):
         super().__init__(text)
@@ -50,7 +50,7 @@ def load_yaml(text: str) -> Any:
     r"""Return the plain values of a YAML document.
 
     Raises:
-        yaml.YAMLError: it is none, or one of too many, too deep or endless values.
+        yaml.YAMLError: if it is invalid, or has too many, too deep or endless values.
 
     >>> load_yaml("a: &x [1, 2]\nb: *x")
     {'a': [1, 2], 'b': [1, 2]}
@@ -64,7 +64,7 @@ def load_yaml(text: str) -> Any:
 def load_yaml_and_keys(text: str) -> tuple[Any, list[str]]:
     """Return the values of a document, and the keys of its mapping as they are written.
 
-    To YAML ``on`` is a truth value and ``010`` is 8.
+    In YAML, ``on`` is a boolean and ``010`` is 8.
     """
     return _loaded(text)
 
@@ -93,7 +93,7 @@ def _loaded(text: str) -> tuple[Any, list[str]]:
 
 
 def _values(root: Any) -> int:
-    """Return how many values a node stands for, each as often as it is referred to."""
+    """Return how many values a node stands for, each counted as often as it is referred to."""
     counts: dict[int, int] = {}
     open_nodes: set[int] = set()
     todo: list[tuple[Any, bool]] = [(root, False)]

@@ -1,9 +1,9 @@
-"""The processes of one training: which this is, and the few things they have to agree on. One process agrees at once.
+"""The processes of one training: the index of this one, and what they must agree on. A single process always agrees.
 
-Devices are JAX's matter; this module is about the hosts: who writes files and prints, and decisions that all of them
-have to take alike because the next program that they run together would else wait for ever.
+Devices are handled by JAX; this module is about the hosts: which one writes files and prints, and decisions that all
+must make alike because the next program that they run together would otherwise wait forever.
 
-Every function below :func:`is_main` is called by all processes, in the same order.
+Every function below :func:`is_main` must be called by all processes, in the same order.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from resnet_jax import errors
 Result = TypeVar("Result")
 Failure = TypeVar("Failure", bound=BaseException)
 
-#: Seconds between two exchanges of what the processes wish, about.
+#: Approximate seconds between two exchanges of requests.
 EVERY = 1.0
-#: Calls between two exchanges, at most.
+#: Maximum number of calls between two exchanges.
 MOST_CALLS = 1000
 
 
 def index() -> int:
-    """Return which process this is, from 0."""
+    """Return the index of this process, from 0."""
     import jax
 
     return jax.process_index()
@@ -44,7 +44,7 @@ def is_main() -> bool:
 
 
 def barrier(name: str) -> None:
-    """Wait until every process has come here; ``name`` says where, the same in all of them."""
+    """Wait until every process has reached this point; ``name`` identifies it, the same in all of them."""
     if count() > 1:
         from jax.experimental import multihost_utils
 
@@ -52,7 +52,7 @@ def barrier(name: str) -> None:
 
 
 def greatest(values: Any) -> Any:
-    """Return the greatest of each number over the processes, float64 (n,)."""
+    """Return the maximum of each number over the processes, float64 (n,)."""
     import numpy as np
 
     values = np.asarray(values, np.float64)
@@ -60,7 +60,7 @@ def greatest(values: Any) -> Any:
         return values
     from jax.experimental import multihost_utils
 
-    # as bytes: JAX would make float32 of float64, and a time of a second another one
+    # as bytes: JAX would turn float64 into float32, which changes even a time in seconds
     gathered = multihost_utils.process_allgather(np.frombuffer(values.tobytes(), np.uint8))
     return np.frombuffer(np.ascontiguousarray(gathered).tobytes(), np.float64).reshape(count(), -1).max(axis=0)
 
@@ -71,7 +71,7 @@ def any_of(flag: bool) -> bool:
 
 
 def from_main(value: Any) -> Any:
-    """Return the main process's value (plain JSON: numbers, texts, lists, dicts) in every process."""
+    """Return the main process's value (plain JSON: numbers, strings, lists, dicts) in every process."""
     if count() == 1:
         return value
     import json
@@ -87,7 +87,7 @@ def from_main(value: Any) -> Any:
 
 
 def gathered(value: Any) -> list[Any]:
-    """Return the value (plain JSON) of every process, in their order, in every process."""
+    """Return the values (plain JSON) of all processes, in order, in every process."""
     if count() == 1:
         return [value]
     import json
@@ -104,14 +104,14 @@ def gathered(value: Any) -> list[Any]:
 
 
 def require_same(value: Any, what: str) -> None:
-    """Refuse to go on where a value (plain JSON) is not the same in all processes.
+    """Refuse to continue if a value (plain JSON) is not the same in all processes.
 
     Args:
-        value: of this process.
-        what: it is, for the message.
+        value: the value of this process.
+        what: its name for the message.
 
     Raises:
-        RunError: in all processes alike.
+        RunError: if it differs, in all processes.
     """
     values = gathered(value)
     for number, other in enumerate(values):
@@ -122,15 +122,15 @@ def require_same(value: Any, what: str) -> None:
 
 
 def on_main(work: Callable[[], Result]) -> Result | None:
-    """Run ``work`` in the main process, while the others wait; what it raises is raised in all of them.
+    """Run ``work`` in the main process, while the others wait; an exception is raised in all of them.
 
-    It begins when all processes have come here, so that it may change what they have read before.
+    It starts once all processes have reached this point, so it may change what they have read before.
 
     Returns:
-        What it returned in the main process; None in the others.
+        Its return value in the main process; None in the others.
 
     Raises:
-        ResNetJaxError: the main process's own, in every process: of the same class, with the same words.
+        ResNetJaxError: the main process's own error, in every process: of the same class, with the same words.
     """
     if count() == 1:
         return work()
@@ -153,20 +153,20 @@ def on_main(work: Callable[[], Result]) -> Result | None:
 
 @contextlib.contextmanager
 def held_by_main(holds: Callable[[], contextlib.AbstractContextManager[Result]]) -> Iterator[Result | None]:
-    """Hold something in the main process for the time of the block, such as a lock; no process goes on without it.
+    """Hold something in the main process within the block, such as a lock; no process continues without it.
 
     Args:
-        holds: returns the context manager; what entering it raises is raised in all processes.
+        holds: returns the context manager; an exception on entry is raised in all processes.
 
     Yields:
-        What the context manager gives in the main process; None in the others.
+        What the context manager yields in the main process; None in the others.
     """
     with contextlib.ExitStack() as stack:
         yield on_main(lambda: stack.enter_context(holds()))
 
 
 def agreed(error: Failure) -> Failure:
-    """Mark an error as one that every process raises here, so that none of them has to be told of it."""
+    """Mark an error as one that every process raises here, so that none needs to be told of it."""
     error.in_all_processes = True  # pyright: ignore[reportAttributeAccessIssue]
     return error
 
@@ -177,9 +177,9 @@ def is_agreed(error: BaseException) -> bool:
 
 
 def fetched(tree: Any) -> Any:
-    """Return the arrays of a tree on the host, whole in every process, wherever their parts lie.
+    """Return the arrays of a tree on the host, complete in every process, wherever their parts are.
 
-    Array by array, so that no device has to hold more than one of them whole.
+    One array at a time, so that no device has to hold more than one of them completely.
     """
     import jax
 
@@ -197,16 +197,17 @@ def fetched(tree: Any) -> Any:
 
 
 class Agreement:
-    """What all processes decide alike after a call of a program that they run together, such as to stop.
+    """A decision that all processes make alike after a call of a program that they run together, such as to stop.
 
-    Wishes are exchanged after every so many calls, as many in all processes: about once a second by the time that the
-    slowest process takes for a call, so that no step waits for the network. One process has its wish at once.
+    Requests are exchanged after a number of calls that is the same in all processes: about once a second, given the
+    time that the slowest process takes for a call, so that no step waits for the network. A single process gets its
+    request at once.
 
     Args:
         every: seconds between two exchanges.
-        exchange: numbers of this process -> the greatest over all processes.
-        alone: whether there is one process only.
-        clock: seconds.
+        exchange: numbers of this process -> the maximum over all processes.
+        alone: whether there is only one process.
+        clock: returns the time in seconds.
 
     >>> Agreement(alone=True).after_call(stop=2.0, save=0.0)
     {'stop': 2.0, 'save': 0.0}
@@ -227,16 +228,16 @@ class Agreement:
 
     @property
     def due(self) -> bool:
-        """Whether the next :meth:`after_call` is one that exchanges, the same in all processes."""
+        """Whether the next :meth:`after_call` exchanges requests, the same in all processes."""
         return self.alone or self._since + 1 >= self._until
 
     def after_call(self, **wishes: float) -> dict[str, float]:
-        """Return what the processes wish, the greatest number of each; 0 of all where it is not time to ask.
+        """Return the requests of the processes, the maximum of each; all 0 if no exchange is due.
 
-        A wish is not forgotten until it was exchanged.
+        A request is kept until it has been exchanged.
 
         Args:
-            **wishes: of this process, 0 for no; the same names in all of them.
+            **wishes: requests of this process, 0 for no; the same names in all of them.
         """
         if self.alone:
             return wishes
@@ -252,10 +253,10 @@ class Agreement:
         return {name: float(value) for name, value in zip(names, found, strict=True)}
 
     def _calls(self, seconds: float) -> int:
-        """Return how many calls of so many seconds come before the next exchange."""
+        """Return how many calls of this duration come before the next exchange."""
         return int(min(max(self._every / seconds if seconds > 0 else MOST_CALLS, 1), MOST_CALLS))
 
 
 def describe() -> Mapping[str, int]:
-    """Return which process this is and of how many, for records."""
+    """Return the index of this process and the number of processes, for records."""
     return {"process": index(), "processes": count()}

@@ -1,9 +1,10 @@
-"""Compiled programs on disk: JAX's cache with what it lacks, a checksum, a check of the owner, and a bounded size.
+"""Compiled programs on disk: JAX's cache with a checksum, a check of the owner, and a bounded size added.
 
-A compiled program is machine code. JAX's own cache believes whatever lies in its directory, never rewrites a damaged
-entry (so that every start compiles again), and grows without end. Here an entry is JAX's own bytes followed by a mark
-and their SHA-256, and is written in one piece. One that is damaged, could be another user's or cannot be used any more
-is a miss, and what is then compiled takes its place. Those that were used least recently go where there are too many.
+A compiled program is machine code. JAX's own cache trusts whatever is in its directory, never rewrites a damaged entry
+(so that every start compiles again), and grows without bound. Here an entry is JAX's own bytes followed by a marker and
+their SHA-256, written atomically. An entry that is damaged, could have been written by another user or cannot be used
+any more is a cache miss, and is replaced by the newly compiled program. The least recently used entries are removed if
+there are too many.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from resnet_jax.errors import UsageError
 from resnet_jax.runtime.trusted import distrust_file, open_own
 
-#: MiB that the programs of one kind of processor may take.
+#: Maximum size in MiB of the programs for one kind of processor.
 LIMIT = "RESNET_JAX_CACHE_MIB"
 DEFAULT_LIMIT = 4096
 _MARK = b"\nresnet_jax sha256 "
@@ -35,10 +36,10 @@ _told: list[Callable[[str], None]] = []
 
 @contextlib.contextmanager
 def told_of_compilations(tell: Callable[[str], None]) -> Iterator[None]:
-    """Meanwhile call something with the name of every program that is looked for and not found, before it is compiled.
+    """Within the block, call a function with the name of every program that is not found, before it is compiled.
 
     Args:
-        tell: given a name such as ``train_step``, in the thread that compiles.
+        tell: called with a name such as ``train_step``, in the thread that compiles.
     """
     _told.append(tell)
     try:
@@ -48,10 +49,10 @@ def told_of_compilations(tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def size_limit() -> int:
-    """Return how many bytes the kept programs may take.
+    """Return the maximum size of the cached programs in bytes.
 
     Raises:
-        UsageError: the variable is no number of MiB.
+        UsageError: if the variable is not a number of MiB.
     """
     given = os.environ.get(LIMIT, "")
     if not given:
@@ -65,8 +66,8 @@ class Programs:
     """The entries of a directory, by JAX's keys.
 
     Args:
-        folder: which only this user can write.
-        most: bytes that the entries may take.
+        folder: a folder that only this user can write to.
+        most: maximum total size of the entries in bytes.
     """
 
     def __init__(self, folder: Path, most: int):
@@ -74,7 +75,7 @@ class Programs:
         self._can_write = True
 
     def get(self, key: str) -> bytes | None:
-        """Return an entry as it was given; None if there is none that can be believed."""
+        """Return an entry as it was stored; None if there is none that can be trusted."""
         path = self._path(key)
         try:
             descriptor = open_own(path)
@@ -90,13 +91,13 @@ class Programs:
                 with contextlib.suppress(OSError):  # when it was last used; when it was written stays
                     os.utime(descriptor, ns=(time.time_ns(), os.fstat(descriptor).st_mtime_ns))
                 return value
-        _log.info("%s %s: it is compiled anew", path, reason or "is damaged")
+        _log.info("%s %s: it is recompiled", path, reason or "is damaged")
         with contextlib.suppress(OSError):
             path.unlink()
         return None
 
     def put(self, key: str, value: bytes) -> None:
-        """Keep an entry in the place of any that is there; where nothing can be written it is said once."""
+        """Store an entry, replacing an existing one; if nothing can be written, that is reported once."""
         if not self._can_write:
             return
         sealed = value + _MARK + hashlib.sha256(value).digest()
@@ -123,7 +124,7 @@ class Programs:
         return self.folder / f"{key}{_SUFFIX}"
 
     def _make_room(self, needed: int) -> None:
-        """Remove the entries that were used least recently, and what a process that was killed left half written."""
+        """Remove the least recently used entries, and what a killed process left half-written."""
         found, total = [], 0
         with os.scandir(self.folder) as entries:
             for entry in entries:
@@ -143,16 +144,16 @@ class Programs:
 
 
 def _opened(sealed: bytes) -> bytes | None:
-    """Return what was sealed; None if it is not whole."""
+    """Return the sealed bytes; None if they are incomplete."""
     value, mark, digest = sealed[: -len(_MARK) - 32], sealed[-len(_MARK) - 32 : -32], sealed[-32:]
     return value if mark == _MARK and hashlib.sha256(value).digest() == digest else None
 
 
 def let_jax_use(programs: Programs) -> bool:
-    """Put the entries in the place of JAX's own cache; before anything is compiled.
+    """Use the entries instead of JAX's own cache; call it before anything is compiled.
 
     Returns:
-        Whether this version of JAX lets it be done; else its own cache is used.
+        Whether this version of JAX supports it; otherwise its own cache is used.
     """
     try:
         from jax._src import compilation_cache

@@ -1,4 +1,4 @@
-"""Named things of one kind (networks, blocks, norms, sources, transforms, tasks, observers); anybody adds their own."""
+"""Named things of one kind (networks, blocks, norms, sources, transforms, tasks, observers); users can add more."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Registry(UserDict[str, T], Generic[T]):
-    """A mapping from names to things of one kind. A name is given once; looking up another names the nearest.
+    """A mapping from names to things of one kind. A name is unique; looking up an unknown one suggests the nearest.
 
     Args:
-        kind: what messages call one of them.
-        reserved: names that cannot be registered, being decided elsewhere.
+        kind: the word for one of them in messages.
+        reserved: names that cannot be registered because they are defined elsewhere.
         listing: what lists them all, such as a command.
-        words: whether names are words of Python, being written where other signs mean something.
+        words: whether names must be Python identifiers, because other characters have a meaning where they are written.
 
     >>> norms: Registry[type] = Registry("norm")
     >>> norms["mine"] = int
@@ -51,21 +51,21 @@ class Registry(UserDict[str, T], Generic[T]):
             raise UsageError(f"there is a {self.kind} called {name!r} already")
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return what has the name, or ``default``."""
+        """Return the thing with this name, or ``default``."""
         return self.data.get(name, default)
 
     def __missing__(self, name: str) -> T:
         raise unknown(self.kind, name, (*self.reserved, *self.data), self.listing)
 
     def pop(self, name: str, *default: Any) -> Any:
-        """Take a name out, as of a dict."""
+        """Remove a name, like dict.pop."""
         return self.data.pop(name, *default)
 
     def replace_same(self, name: str, thing: Any, known: Any) -> None:
-        """Make room for a thing that is loaded anew, as by ``importlib.reload``: the same name in the same module.
+        """Make room for a thing that is reloaded, as by ``importlib.reload``: the same name in the same module.
 
         Args:
-            name: to be registered.
+            name: the name to be registered.
             thing: the function or class.
             known: the one that has the name; None if there is none.
         """
@@ -73,10 +73,10 @@ class Registry(UserDict[str, T], Generic[T]):
             del self.data[name]
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that adds what it decorates under ``name`` and gives it back unchanged.
+        """Return a decorator that registers what it decorates under ``name`` and returns it unchanged.
 
         Raises:
-            UsageError: the name is taken, or cannot be one.
+            UsageError: if the name is taken, or invalid.
         """
         self._require_free(name)
 

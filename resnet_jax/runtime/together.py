@@ -1,9 +1,9 @@
-"""Processes end together: what ends one of several ends all of them, with the same words and in bounded time.
+"""Processes end together: what ends one of several ends all of them, with the same message and in bounded time.
 
-A process that fails alone, because a file is missing on its host, would leave the others waiting in a collective for
-ever. It therefore writes its reason into the store of ``jax.distributed``, where a thread of every other process looks
-each second. A process that is killed writes nothing: the others find its connection closed, or JAX ends them when it
-was not heard of for so long as :mod:`resnet_jax.runtime.distributed` says.
+A process that fails alone, for example because a file is missing on its host, would leave the others waiting in a
+collective forever. It therefore writes its reason into the store of ``jax.distributed``, which a thread of every other
+process checks each second. A process that is killed writes nothing: the others find its connection closed, or JAX ends
+them after the heartbeat timeout in :mod:`resnet_jax.runtime.distributed`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import Any
 from resnet_jax.errors import ResNetJaxError, RunError
 from resnet_jax.runtime import processes
 
-#: Seconds between two looks for a failure of others.
+#: Seconds between two checks for a failure of others.
 LOOK = 1.0
-#: Seconds that a process has to end by itself once another has failed.
+#: Seconds that a process has to end on its own once another has failed.
 GRACE = 3.0
 #: Seconds that a failed process waits until the others know.
 KNOWN = 5.0
-#: Seconds that the others wait for the first where all fail alike.
+#: Seconds that the others wait for the first if all fail alike.
 LAST = 30.0
 
 _LOST = re.compile(
@@ -38,9 +38,9 @@ _LOST = re.compile(
     r"|barrier",
     re.IGNORECASE,
 )
-#: What a process writes that was told of a failure.
+#: Written by a process that was told of a failure.
 _TOLD = "told"
-#: Where processes that fail alike write that they leave.
+#: Where processes that fail alike record that they leave.
 _LEFT = "resnet_jax/left"
 _blocks = itertools.count()
 _current: _Together | None = None
@@ -49,10 +49,10 @@ _failed_alone, _lost_others = False, False
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Tell the other processes of what this one fails with in the block, and end where another fails.
+    """Tell the other processes about a failure of this one in the block, and end if another fails.
 
-    An error that all processes raise alike, and a stop that all agreed on, is nobody's news. In one process, and within
-    another such block, nothing is done.
+    An error that all processes raise alike, and a stop that all agreed on, need not be reported. With a single process,
+    and within another such block, this does nothing.
 
     Raises:
         RunError: in place of an error that says that the connection to another process was lost.
@@ -84,12 +84,12 @@ def has_failed() -> bool:
 def leave(status: int, *, wait: float | None = None) -> None:
     """End this process with a status other than 0, so that it does not wait for others that have failed too.
 
-    The first process is the last to go, for JAX ends the others with pages of text when it is gone.
+    The first process leaves last, because JAX ends the others with pages of text when it is gone.
 
     Args:
-        status: of the process.
-        wait: seconds that the first process waits for the others at most (default: :data:`KNOWN`, and one where some
-            were lost).
+        status: status of the process.
+        wait: maximum seconds that the first process waits for the others (default: :data:`KNOWN`, and one if some were
+            lost).
     """
     from jax._src import distributed
 
@@ -118,10 +118,10 @@ def _leave_at_exit() -> None:
 
 
 class _Together:
-    """What a process knows of the failure of others, and tells of its own.
+    """What a process knows about failures of others, and reports about its own.
 
     Args:
-        number: of the block, the same in all processes.
+        number: number of the block, the same in all processes.
     """
 
     def __init__(self, number: int) -> None:
@@ -136,11 +136,11 @@ class _Together:
             self._thread.start()
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         self._over.set()
 
     def failed(self, error: BaseException) -> Exception | None:
-        """Tell the others why this process fails; return what it says of a connection that was lost, else None."""
+        """Tell the others why this process fails; return what it says about a lost connection, otherwise None."""
         global _failed_alone, _lost_others
         _failed_alone = True
         self._failing.set()
@@ -155,8 +155,8 @@ class _Together:
                 return _as_error(known)
             return RunError(
                 f"the connection to another process was lost ({_first_line(error)}): it has ended or was killed; what "
-                "it said last is in its own output. What was saved before stays; start all of them again with the same "
-                "command to go on"
+                "it said last is in its own output. Earlier checkpoints are kept; restart all of them with the same "
+                "command to resume"
             )
         message = _said(error)
         said = {"process": self._index, "message": message, "status": getattr(error, "exit_code", 1)}
@@ -171,18 +171,18 @@ class _Together:
         return None
 
     def _wait_until_known(self) -> None:
-        """Wait until the others have read it, or have failed too: with the first process its store ends."""
+        """Wait until the others have read it, or have failed too: the store ends with the first process."""
         until = time.monotonic() + KNOWN
         while time.monotonic() < until and len(self._client.key_value_dir_get(f"{self._key}/")) < self._count:
             time.sleep(0.05)
 
     def _all_failed(self) -> bool:
-        """Return whether every process has failed by itself."""
+        """Return whether every process has failed on its own."""
         known = self._client.key_value_dir_get(f"{self._key}/")
         return len(known) >= self._count and all(value != _TOLD for _, value in known)
 
     def _wait_for_reason(self) -> dict[str, Any] | None:
-        """Wait a moment for the reason of a process whose connection is lost; killed ones have none."""
+        """Wait a moment for the reason of a process whose connection is lost; killed ones give none."""
         until = time.monotonic() + 2 * LOOK
         while time.monotonic() < until:
             if (found := self._reason()) is not None:
@@ -200,7 +200,7 @@ class _Together:
         return None
 
     def _look(self) -> None:
-        """Look for a failure of others; end this process if it does not end by itself."""
+        """Check for a failure of others; end this process if it does not end on its own."""
         while not self._over.wait(LOOK):
             self._known = self._reason()
             if self._known is not None:

@@ -1,8 +1,9 @@
-"""Who else could have written what is about to be run: owner and permissions of files and folders that hold code.
+"""Checks of who else could have written code before it is run: owner and permissions of files and folders.
 
-A compiled library and a compiled program are code. One is taken from a cache only where the file, its folder and every
-folder above belong to this user or to root and nobody else can write them. Above the folder a sticky directory, such as
-``/tmp``, will do: there nobody can rename what is another's. Windows has no such permissions: nothing is checked there.
+A compiled library and a compiled program are code. They are used from a cache only if the file, its folder and all
+parent folders belong to this user or to root and nobody else can write to them. Above the folder a sticky directory,
+such as ``/tmp``, is acceptable, because nobody can rename another user's files there. Windows has no such permissions:
+nothing is checked there.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ _MOST_LINKS = 40
 
 
 def can_check() -> bool:
-    """Return whether this system has owners and permissions to look at."""
+    """Return whether this system has owners and permissions to check."""
     return hasattr(os, "getuid")
 
 
 def distrust(folder: Path) -> str | None:
-    """Return why others could have put there what lies in a folder, or None: nobody could but this user and root.
+    """Return why others could have written the contents of a folder, or None if only this user and root could.
 
     Args:
-        folder: it need not exist; what is missing is not looked at.
+        folder: it may not exist; missing parts are not checked.
 
     Returns:
-        Half a sentence that names the folder at fault, and what would mend it.
+        A clause that names the folder at fault, and how to fix it.
     """
     if not can_check():
         return None
@@ -58,7 +59,7 @@ def distrust(folder: Path) -> str | None:
 
 
 def distrust_file(descriptor: int) -> str | None:
-    """Return why an open file could be another's, as :func:`distrust` does of a folder."""
+    """Return why an open file could be another user's, as :func:`distrust` does for a folder."""
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         return "is no regular file"
@@ -73,11 +74,11 @@ def _distrust_of(found: os.stat_result, *, sticky_will_do: bool) -> str | None:
         return None
     if writers == stat.S_IWGRP and _is_private_group(found.st_gid):
         return None
-    return "can be written by others (chmod go-w mends it)"
+    return "can be written by others (chmod go-w fixes it)"
 
 
 def _is_private_group(number: int) -> bool:
-    """Return whether a group is the one that many systems give to each user, with nobody else in it."""
+    """Return whether a group is the private group that many systems create for each user, with no other members."""
     with contextlib.suppress(ImportError, KeyError, OSError):
         import grp
         import pwd
@@ -88,10 +89,10 @@ def _is_private_group(number: int) -> bool:
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder, and those above it that are missing, so that only this user can write there.
+    """Create a folder, and missing parents, so that only this user can write to it.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: if it cannot be created.
     """
     missing = []
     for one in (folder, *folder.parents):
@@ -105,13 +106,13 @@ def make_private(folder: Path) -> None:
 
 
 def open_own(path: Path) -> int:
-    """Open a file for reading, without following a link and without waiting for a pipe's other end.
+    """Open a file for reading, without following a link and without waiting for the other end of a pipe.
 
     Returns:
-        The descriptor, whose owner and permissions :func:`distrust_file` looks at.
+        The descriptor, whose owner and permissions :func:`distrust_file` checks.
 
     Raises:
-        OSError: it is not there, is a link, or cannot be read.
+        OSError: if it does not exist, is a link, or cannot be read.
     """
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     return os.open(path, flags | getattr(os, "O_BINARY", 0))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 @dataclasses.dataclass(frozen=True)
 class Variable:
-    """A variable.
+    """An environment variable.
 
     Attributes:
         name: its name, or several with commas.
@@ -26,7 +26,7 @@ class Variable:
     says: str
 
 
-#: Ours first, then those of others that are read here.
+#: First our own variables, then those of others that are read here.
 VARIABLES = (
     Variable(
         "RESNET_JAX_CACHE", "a directory, or `off`; the user's cache directory",
@@ -121,7 +121,7 @@ VARIABLES = (
     Variable("JOB_COMPLETION_INDEX", "set by Kubernetes", "this is a pod of an indexed job"),
 )  # fmt: skip
 
-#: Beginnings of names that change how programs are computed, whoever reads them.
+#: Prefixes of variables that affect how programs are computed, whoever reads them.
 TELLING = (
     "RESNET_JAX_",
     "JAX_",
@@ -135,7 +135,7 @@ TELLING = (
     "LIBTPU",
     "TPU_",
 )
-#: Names whose values are told to nobody.
+#: Parts of names whose values are kept secret.
 SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 
 

@@ -9,15 +9,15 @@ from collections.abc import Callable
 
 @dataclasses.dataclass
 class Allowance:
-    """Trials and seconds of a search.
+    """The trials and the time of a search.
 
     Attributes:
-        trials: that may be begun in all; None for no limit.
-        seconds: on the clock, over all sessions; None for no limit.
+        trials: maximum number of trials in all; None for no limit.
+        seconds: maximum wall-clock time over all sessions; None for no limit.
         spent_before: seconds of earlier sessions.
-        needed: seconds that a trial of the whole length takes, as far as that is known.
-        clock: seconds.
-        waves_after: trainings of the whole length that come after the trials, and have their time too.
+        needed: seconds that a full-length trial takes, if known.
+        clock: returns the time in seconds.
+        waves_after: number of full-length trainings after the trials, for which time is reserved.
 
     >>> now = [100.0]
     >>> allowed = Allowance(trials=None, seconds=60.0, spent_before=30.0, clock=lambda: now[0])
@@ -37,12 +37,12 @@ class Allowance:
     waves_after: int = 0
 
     def __post_init__(self) -> None:
-        """Begin to count."""
+        """Start the clock."""
         self._began = self.clock()
 
     @property
     def spent(self) -> float:
-        """Seconds of all sessions."""
+        """Seconds over all sessions."""
         return self.spent_before + self.clock() - self._began
 
     @property
@@ -51,7 +51,7 @@ class Allowance:
         return self.seconds is not None and self.spent >= self.seconds
 
     def may_begin(self, begun: int) -> bool:
-        """Return whether one more trial than ``begun`` may be begun; none may that would not end in time."""
+        """Return whether another trial may begin after ``begun`` ones; none may that would not finish in time."""
         if self.trials is not None and begun >= self.trials:
             return False
         return self.seconds is None or (

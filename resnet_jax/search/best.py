@@ -1,4 +1,4 @@
-"""The best trial as a recipe file, which ``resnet-jax train`` takes."""
+"""The best trial as a recipe file, which ``resnet-jax train`` accepts."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from resnet_jax.runtime.files import write_whole
 
 
 def write_recipe(path: Path, config: RunConfig, comments: list[str]) -> None:
-    """Write a configuration as a recipe file: what it changes of the shipped recipe that it comes from, or all of it.
+    """Write a configuration as a recipe file: its differences from the shipped recipe it comes from, or all of it.
 
-    It is read back and compared before it replaces a file that is there.
+    It is read back and compared before it replaces an existing file.
 
     Args:
-        path: ends with .yaml.
-        config: what the recipe is to be.
-        comments: lines of its head.
+        path: path that ends with .yaml.
+        config: the configuration.
+        comments: comment lines at the top.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: if it cannot be written.
     """
     head = "".join(f"# {line}\n" for line in comments)
     trial = path.with_name(f".{path.name}")
@@ -36,7 +36,7 @@ def write_recipe(path: Path, config: RunConfig, comments: list[str]) -> None:
 
 
 def _changes(config: RunConfig) -> dict[str, Any]:
-    """Return what makes the configuration of the shipped recipe."""
+    """Return the changes that turn the shipped recipe into the configuration."""
     before, after = decisive(load_recipe(config.recipe)), decisive(config)
     raw: dict[str, Any] = {"extends": config.recipe}
     for key, value in after.items():

@@ -1,4 +1,4 @@
-"""The best of a search against the recipe's own values: both trained with the same seeds, and tested once."""
+"""The best values of a search against the recipe's own values: both trained with the same seeds, and tested once."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def confirm(
 
     Args:
         recipe: the recipe's own values.
-        best: those of the best trial.
-        seeds: how many, from 1000 on, none of which the search has used unless it was told to.
+        best: the values of the best trial.
+        seeds: number of seeds, starting at 1000; the search has not used them unless it was told to.
         path: where the result is written.
-        stop: whether to stop.
+        stop: returns whether to stop.
         say: prints a line.
 
     Returns:
-        ``headline``, ``seeds``, of ``recipe`` and ``best`` the test metric by seed with mean and std, and the
-        ``difference`` (best - recipe) with its 95 % interval and p of the paired t-test where there are two or more.
+        ``headline``, ``seeds``, for ``recipe`` and ``best`` the test metric by seed with mean and std, and the
+        ``difference`` (best - recipe) with its 95% interval and p of the paired t-test if there are two or more seeds.
 
     Raises:
-        Interrupted: a signal asked to stop; nothing of it is kept.
+        Interrupted: if a signal asked to stop; nothing is kept.
     """
     numbers = [1000 + index for index in range(seeds)]
     found: dict[str, list[float | None]] = {}
@@ -77,7 +77,7 @@ def confirm(
 
 
 def test_population(config: RunConfig, seeds: Sequence[int], stop: StopRequest) -> tuple[str, list[float | None]]:
-    """Train a configuration with several seeds in one program; return the headline and its value on the test images.
+    """Train a configuration with several seeds in one program; return the headline metric and its test values.
 
     A seed that diverged has None.
     """

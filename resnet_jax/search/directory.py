@@ -1,4 +1,4 @@
-"""The directory of a search, and the only place that knows its file names.
+"""The directory of a search. Only this module knows its file names.
 
 ==================  ======================================================================================
 ``search.yaml``     the recipe with what was changed of it, the space, the sampler and eta: what is searched
@@ -36,10 +36,10 @@ class Definition:
     """What is searched.
 
     Attributes:
-        base: the recipe and what all trials change of it.
+        base: the recipe with the changes that all trials share.
         space: what varies.
-        sampler: what draws.
-        eta: of successive halving; 1: every trial has the whole length.
+        sampler: how trials are proposed.
+        eta: parameter of successive halving; 1: every trial runs for the full length.
     """
 
     base: RunConfig
@@ -62,7 +62,7 @@ class Definition:
         }
 
     def default_path(self) -> Path:
-        """Return ``runs/search-RECIPE-HASH``: the same for the same command, so that running it again goes on."""
+        """Return ``runs/search-RECIPE-HASH``: the same for the same command, so that running it again resumes."""
         return default_directory("search", self.base.recipe, self.to_dict())
 
 
@@ -73,7 +73,7 @@ class SearchDirectory:
     path: Path
 
     def __post_init__(self) -> None:
-        """Take ``~`` in the path as the home directory."""
+        """Expand ``~`` in the path to the home directory."""
         object.__setattr__(self, "path", user_path(self.path))
 
     definition = property(lambda self: self.path / "search.yaml")
@@ -91,16 +91,16 @@ class SearchDirectory:
         """Return where the lanes of a wave are saved.
 
         Args:
-            key: says which static choices they have.
-            lanes: how many there are.
+            key: identifies their static choices.
+            lanes: number of lanes.
         """
         return self.checkpoints / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}-{lanes}"
 
     def require(self, definition: Definition) -> None:
-        """Refuse a directory that holds another search.
+        """Reject a directory that contains another search.
 
         Raises:
-            RunError: with what differs, or the definition there cannot be read.
+            RunError: if it does, with the differences; or if the definition there cannot be read.
         """
         if not self.definition.is_file():
             if self.study.is_file():
@@ -121,16 +121,16 @@ class SearchDirectory:
         return {**stored, "base": config_to_dict(config_from_dict(stored["base"], where=str(self.definition)))}
 
     def open(self, definition: Definition) -> None:
-        """Create the directory for ``definition``, or go on in one that already has it.
+        """Create the directory for ``definition``, or resume in one that already has it.
 
         Raises:
-            RunError: it holds another search, or cannot be written.
+            RunError: if it contains another search, or cannot be written.
         """
         self.require(definition)
         write_definition(self.definition, definition.to_dict())
 
 
 def _rows(definition: dict[str, Any]) -> dict[str, Any]:
-    """Return the definition by dotted name; options of the space keep their name."""
+    """Return the definition by dotted name; options of the space keep their names."""
     space = {f"space.{option}": given for option, given in definition["space"].items()}
     return {**flat({name: definition[name] for name in ("sampler", "eta", "base")}), **space}

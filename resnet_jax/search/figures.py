@@ -22,13 +22,13 @@ _LIGHT = "#BBBBBB"
 def draw_parallel(
     trials: Sequence[Trial], dimensions: Sequence[Dimension], headline: str, best: Trial | None, path: Path, title: str
 ) -> None:
-    """Draw a line a trial through an axis for each option and one for the metric.
+    """Draw one line per trial through an axis for each option and one for the metric.
 
-    Trials of the whole length are colored by the metric, those that were stopped are gray, those that diverged are
-    dotted and end before the metric; the best is thick.
+    Full-length trials are colored by the metric, stopped ones are gray, diverged ones are dotted and end before the
+    metric; the best is thick.
 
     Raises:
-        ValueError: nothing was measured.
+        ValueError: if nothing was measured.
     """
     from matplotlib import colormaps
     from matplotlib.lines import Line2D
@@ -95,7 +95,7 @@ def draw_parallel(
 
 
 def draw_importance(found: Mapping[str, float], share: float, headline: str, path: Path, title: str) -> None:
-    """Draw a bar an option: the share of the metric's spread that it explains."""
+    """Draw one bar per option: the share of the metric's variance that it explains."""
     names = sorted(found, key=lambda name: found[name])
     size = (7.0, 1.5 + 0.42 * len(names))
     figure = new_figure(size)
@@ -116,10 +116,10 @@ def draw_importance(found: Mapping[str, float], share: float, headline: str, pat
 
 
 def draw_history(trials: Sequence[Trial], headline: str, mode: Mode, path: Path, title: str) -> None:
-    """Draw the metric by trial, and the best so far of those of the whole length.
+    """Draw the metric by trial, and the best so far among full-length trials.
 
     Raises:
-        ValueError: nothing was measured.
+        ValueError: if nothing was measured.
     """
     measured = [one for one in trials if one.value is not None]
     if not measured:
@@ -162,7 +162,7 @@ _HALO = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none"
 
 
 class _Column:
-    """An axis of parallel coordinates: where a value lies, from 0 to 1, and what is written beside it."""
+    """An axis of parallel coordinates: the position of a value, from 0 to 1, and its tick labels."""
 
     def __init__(self, option: str, low: float, high: float, kind: Kind, choices: Sequence[Any] = ()) -> None:
         self.option, self._low, self._high, self._kind, self._choices = option, low, high, kind, list(choices)
@@ -175,7 +175,7 @@ class _Column:
         return cls(dimension.option, low, high, dimension.kind)
 
     def place(self, value: Any, number: int) -> float:
-        """Return where a value lies; equal choices are spread a little, by the number of the trial."""
+        """Return the position of a value; equal choices are spread a little, by the number of the trial."""
         if self._choices:
             spread = 0.05 * (((number * 0.618) % 1.0) - 0.5)
             return self._choices.index(value) / self._high + spread
@@ -184,7 +184,7 @@ class _Column:
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Places with what is written there."""
+        """Positions with their labels."""
         if self._choices:
             return [(at / self._high, cut(short(value), 16)) for at, value in enumerate(self._choices)]
         if self._kind == "int":
@@ -199,9 +199,9 @@ class _Column:
 
 
 def _shown(values: Sequence[float], whole: Sequence[float]) -> tuple[float, float]:
-    """Return the range of the metric's axis: all values, but at most four times what the whole length's take.
+    """Return the range of the metric's axis: all values, but at most four times the range of full-length trials.
 
-    Beyond it, trials that were stopped early end at the edge.
+    Trials that were stopped early and lie beyond it end at the edge.
     """
     low, high = _wider(min(values), max(values))
     span = 4 * (max(whole) - min(whole))

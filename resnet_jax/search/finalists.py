@@ -1,7 +1,7 @@
-"""The finalists of a search: the best trials trained again with other seeds.
+"""The finalists of a search: the best trials, trained again with other seeds.
 
-The best of many trials by one seed on few validation images is the luckiest of the good ones. So a few of the best are
-trained again, all with the same two seeds, as lanes of the program that is there; the best is that of the best mean.
+With one seed and few validation images, the best of many trials is the luckiest of the good ones. Therefore a few of
+the best are trained again, all with the same two seeds, as lanes of the existing program; the best mean wins.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from resnet_jax.search.result import scored
 from resnet_jax.search.study import Study, Trial
 from resnet_jax.training.interrupt import Interrupted, StopRequest
 
-#: Seeds that finalists are trained with besides their own; none that a search draws unless it is told to.
+#: Seeds for finalists besides their own; a search does not draw them unless it is told to.
 SEEDS = (2000, 2001)
-#: Updates between two looks at whether to stop.
+#: Number of updates between checks for a stop request.
 CALL = 64
 
 
 def waves_of(finalists: int, lanes: int) -> int:
-    """Return how many trainings of the whole length the finalists take.
+    """Return how many full-length trainings the finalists need.
 
     >>> waves_of(4, 8), waves_of(5, 8), waves_of(1, 8)
     (1, 2, 0)
@@ -34,7 +34,7 @@ def waves_of(finalists: int, lanes: int) -> int:
 
 
 def choose_finalists(trials: Sequence[Trial], mode: Mode, count: int) -> list[Trial]:
-    """Return the best trials of the whole length; none where there are fewer than two or ``count`` is below two."""
+    """Return the best full-length trials; empty if there are fewer than two or ``count`` is below two."""
     complete = sorted((one for one in trials if one.state == "complete"), key=lambda one: one.place(mode))
     return complete[:count] if min(count, len(complete)) > 1 else []
 
@@ -48,19 +48,19 @@ def repeat_finalists(
     stop: StopRequest,
     say: Callable[[str], None],
 ) -> None:
-    """Train finalists with the seeds that they lack, and write what came of it into the study.
+    """Train finalists with the seeds that they lack, and record the results in the study.
 
     Args:
-        study: of the search.
-        groups: make configurations of trials.
-        programs: by static choices; one that is missing is built.
-        finalists: of :func:`choose_finalists`.
-        lanes: of a program.
-        stop: whether to stop.
+        study: study of the search.
+        groups: makes configurations of trials.
+        programs: programs by static choices; missing ones are built.
+        finalists: from :func:`choose_finalists`.
+        lanes: number of lanes per program.
+        stop: returns whether to stop.
         say: prints a line.
 
     Raises:
-        Interrupted: a signal asked to stop; what was not measured is trained again by the same command.
+        Interrupted: if a signal asked to stop; the same command trains again what was not measured.
     """
     by_key: dict[str, list[Trial]] = {}
     for one in finalists:
@@ -92,7 +92,7 @@ def _trained(
     lanes: int,
     stop: StopRequest,
 ) -> list[tuple[float, float]]:
-    """Train runs of the same static choices side by side; return metric and loss, NaN where one diverged."""
+    """Train runs with the same static choices side by side; return metric and loss, NaN for one that diverged."""
     group = groups.group(groups.static_of(runs[0][0]))
     if key not in programs:
         programs[key] = groups.program(group)

@@ -1,4 +1,4 @@
-"""Groups of trials: what those of the same static choices have in common, and the program that trains them."""
+"""Groups of trials with the same static choices: what they have in common, and the program that trains them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from resnet_jax.training.schedules import warmup_steps
 
 
 class Images:
-    """Loads images once for all configurations that want the same pixels; holds those of the last one only."""
+    """Loads images once for consecutive configurations that want the same pixels; keeps only the last ones."""
 
     def __init__(self) -> None:
         self._held: tuple[Any, RunData] | None = None
@@ -37,13 +37,13 @@ class Images:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """What the trials of the same static choices have in common.
+    """What trials with the same static choices have in common.
 
     Attributes:
-        config: of one of them; the options that lanes carry have the recipe's values.
-        images: what it is trained and validated on.
-        rungs: where trials are compared; none is in the first epoch or within twice the warm-up, where the small rates
-            look best.
+        config: configuration of one of them; options that lanes carry have the recipe's values.
+        images: images to train and validate on.
+        rungs: where trials are compared; none is in the first epoch or within twice the warm-up, when small learning
+            rates look best.
         adapted: a line for everything that was adapted to the length.
     """
 
@@ -54,10 +54,10 @@ class Group:
 
 
 class Groups:
-    """Tells the options that lanes carry from static choices, and makes configurations of them.
+    """Separates the options that lanes carry from static choices, and makes configurations of them.
 
     Raises:
-        UsageError: there are no validation images, or the recipe with the first values of the space cannot be built.
+        UsageError: if there are no validation images, or the recipe with the first values of the space cannot be built.
     """
 
     def __init__(self, definition: Definition, images: Images, origin: Origin) -> None:
@@ -81,7 +81,7 @@ class Groups:
         """Return what the trials with these static choices have in common.
 
         Raises:
-            UsageError: there is no such configuration.
+            UsageError: if there is no such configuration.
         """
         config = with_options(self._definition.base, values)
         images = self._images(config)
@@ -95,24 +95,24 @@ class Groups:
         """Build the program of a group; nothing is compiled yet.
 
         Raises:
-            UsageError: choices that do not go together, or that lanes cannot have.
+            UsageError: for incompatible choices, or choices that lanes do not support.
         """
         return build_lanes(group.config, group.images, group.config.train.placed(), self.carried)
 
     def config(self, trial: Trial) -> RunConfig:
-        """Return the configuration that trains as a trial did."""
+        """Return the configuration that reproduces a trial."""
         group = self.group(self.static_of(trial))
         values = {option: trial.values[option] for option in self.carried}
         return dataclasses.replace(with_options(group.config, values), seed=trial.seed)
 
 
 def key_of(fixed: Mapping[str, Any]) -> str:
-    """Return what tells these static choices from others."""
+    """Return an identifier of these static choices."""
     return json.dumps(dict(fixed), sort_keys=True, default=str)
 
 
 def _is_carried(base: RunConfig, dimension: Dimension) -> bool:
-    """Return whether lanes can have all values of an option; of some that turn a transform off at 0 not that."""
+    """Return whether lanes can have all values of an option; for some that disable a transform at 0, they cannot."""
     option = dimension.option
     if not carries(base, option):
         return False

@@ -1,8 +1,8 @@
-"""Successive halving: after how many updates trials are compared, and which of them go on.
+"""Successive halving: after how many updates trials are compared, and which of them continue.
 
 Asynchronous successive halving (Li et al., 2020, arXiv:1810.05934) in the form that stops what is not promoted: trials
-are compared at *rungs*, length / eta^k updates, and of those that were ever measured at a rung the best 1/eta go on.
-Lanes that reach a rung together are all measured before any is judged, so that the order of lanes decides nothing.
+are compared at *rungs*, after length / eta^k updates, and the best 1/eta of all trials ever measured at a rung
+continue. Lanes that reach a rung together are all measured before any is judged, so the order of lanes does not matter.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ WHOLE = 1_000_000
 
 
 class Rung(NamedTuple):
-    """Where trials are compared.
+    """A point at which trials are compared.
 
     Attributes:
-        updates: of the trial.
-        share: of the length, in millionths: the same for trials of other batch sizes, whose updates are others.
+        updates: number of updates of the trial.
+        share: fraction of the length in millionths: the same for trials with other batch sizes, whose updates differ.
     """
 
     updates: int
@@ -29,12 +29,12 @@ class Rung(NamedTuple):
 
 
 def rungs(length: int, eta: int, least: int = 1) -> tuple[Rung, ...]:
-    """Return where trials are compared, ascending; the last is the length.
+    """Return the points at which trials are compared, ascending; the last is the full length.
 
     Args:
-        length: updates of a whole trial.
-        eta: 2 or more; 1 compares at the end only.
-        least: updates before which nothing is compared, such as those of an epoch.
+        length: number of updates of a full trial.
+        eta: 2 or more; 1 compares only at the end.
+        least: number of updates before which nothing is compared, such as those of an epoch.
 
     >>> [rung.updates for rung in rungs(285, 3, 19)], rungs(285, 1), [rung.share for rung in rungs(90, 3, 20)]
     ([31, 95, 285], (Rung(updates=285, share=1000000),), [333333, 1000000])
@@ -47,7 +47,7 @@ def rungs(length: int, eta: int, least: int = 1) -> tuple[Rung, ...]:
 
 
 def next_rung(step: int, ends: tuple[Rung, ...]) -> Rung:
-    """Return the first rung after so many updates.
+    """Return the first rung after this many updates.
 
     >>> next_rung(31, rungs(285, 3, 19)).updates
     95
@@ -56,7 +56,7 @@ def next_rung(step: int, ends: tuple[Rung, ...]) -> Rung:
 
 
 def rank(value: float, mode: Mode) -> float:
-    """Return a number that is smaller for what is better; what is not a number comes last.
+    """Return a number that is smaller for better values; NaN comes last.
 
     >>> rank(0.9, "max") < rank(0.8, "max") < rank(float("nan"), "max")
     True
@@ -67,13 +67,13 @@ def rank(value: float, mode: Mode) -> float:
 
 
 def kept(measured: Mapping[int, float], eta: int, mode: Mode) -> frozenset[int]:
-    """Return which trials go on from a rung: the best 1/eta, at least one; of equal ones the earlier.
+    """Return which trials continue from a rung: the best 1/eta, at least one; the earlier one if tied.
 
-    What is not a number never goes on.
+    NaN never continues.
 
     Args:
-        measured: number of the trial -> value at this rung, of all that were ever measured there.
-        eta: what one of how many goes on; 1: all do.
+        measured: number of the trial -> value at this rung, for all trials ever measured there.
+        eta: one in eta continues; 1: all do.
         mode: whether larger or smaller is better.
 
     >>> sorted(kept({0: 0.5, 1: 0.9, 2: 0.7, 3: 0.9}, 3, "max")), sorted(kept({4: 0.1}, 3, "max"))

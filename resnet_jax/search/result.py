@@ -1,4 +1,4 @@
-"""What came out of a search: tables for people and programs, and the object that ``--json`` prints."""
+"""The results of a search: tables for people and programs, and the object that ``--json`` prints."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from resnet_jax.search.halving import Mode
 from resnet_jax.search.study import Trial
 from resnet_jax.tasks.task import SHARES
 
-#: What the table calls the states.
+#: Names of the states in the table.
 SAID = {"running": "unfinished"}
 
 
 def scored(value: float | None, headline: str) -> str:
-    """Write a metric: shares in percent, others as numbers.
+    """Format a metric: fractions in percent, others as numbers.
 
     >>> scored(0.98611, "accuracy"), scored(1.25, "loss"), scored(None, "loss")
     ('98.61 %', '1.25', '-')
@@ -28,7 +28,7 @@ def scored(value: float | None, headline: str) -> str:
 
 
 def short(value: Any) -> str:
-    """Write the value of an option.
+    """Format the value of an option.
 
     >>> short(0.0123456), short([1, 2]), short(None), short("batch")
     ('0.01235', '[1, 2]', 'none', 'batch')
@@ -41,17 +41,17 @@ def short(value: Any) -> str:
 
 
 def settings(trial: Trial) -> str:
-    """Write the values of a trial in one line."""
+    """Format the values of a trial in one line."""
     return ", ".join(f"{option} {short(value)}" for option, value in trial.values.items())
 
 
 def in_order(trials: Sequence[Trial], mode: Mode) -> list[Trial]:
-    """Return trials by :meth:`~resnet_jax.search.study.Trial.place`, those without a metric last."""
+    """Return trials sorted by :meth:`~resnet_jax.search.study.Trial.place`, those without a metric last."""
     return sorted(trials, key=lambda one: one.place(mode))
 
 
 def comma_separated(trials: Sequence[Trial], options: Sequence[str], headline: str) -> str:
-    """Return the trials as CSV, by number: full precision, and what was measured last."""
+    """Return the trials as CSV, by number: full precision, and the last measurement."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["trial", *options, "seed", "updates", f"val_{headline}", "val_loss", "repeats", "state", "reason"])
@@ -66,14 +66,14 @@ def comma_separated(trials: Sequence[Trial], options: Sequence[str], headline: s
 
 
 def markdown(trials: Sequence[Trial], options: Sequence[str], headline: str, mode: Mode, title: str) -> str:
-    """Return the trials as a table, the best first."""
+    """Return the trials as a table, best first."""
     name = headline.replace("_", " ")
     header = ["trial", *options, "seed", "updates", f"val {name}", "state"]
     lines = [
         f"# {_escape(title)}",
         "",
-        f"The best first: those that were trained longest, by the {name} on validation images, measured after so many "
-        "updates; of equal ones that of the smaller validation loss. The test images were not looked at.",
+        f"Best first: the trials that were trained longest, sorted by the {name} on validation images after the given "
+        "number of updates, and then by the validation loss. The test images were not used.",
         "",
         "| " + " | ".join(_escape(one) for one in header) + " |",
         "|" + "---:|" * len(header),
@@ -88,7 +88,7 @@ def markdown(trials: Sequence[Trial], options: Sequence[str], headline: str, mod
 
 
 def counted(trials: Sequence[Trial]) -> dict[str, int]:
-    """Return how many trials there are of each state."""
+    """Return the number of trials in each state."""
     names = ("complete", "stopped", "diverged", "failed", "running")
     counts = {name: sum(one.state == name for one in trials) for name in names}
     return {SAID.get(name, name): count for name, count in counts.items()}

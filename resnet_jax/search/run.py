@@ -1,4 +1,4 @@
-"""``search``: waves of lanes until the trials or the time are used up, the tables and figures kept up to date."""
+"""``search``: waves of lanes until the trials or the time are used up; tables and figures are kept up to date."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from resnet_jax.training.duration import parse_duration
 from resnet_jax.training.interrupt import Interrupted, StopRequest, stop_on_signals
 from resnet_jax.training.need import memory_told, require_memory
 
-#: Lanes where nothing else is said.
+#: Default number of lanes.
 LANES = 8
-#: Where there are static choices: trials that are begun in a wave, for each lane.
+#: With static choices: number of trials per lane that begin in a wave.
 PER_LANE = 2
-#: Waves in a row that cannot be built before the search gives up.
+#: Number of consecutive waves that cannot be built before the search gives up.
 HOPELESS = 10
 
 
@@ -50,29 +50,30 @@ def search(
     console: RichConsole | None = None,
     origin: Origin | None = None,
 ) -> dict[str, Any]:
-    """Search for the options of a recipe. An unfinished search in the directory goes on.
+    """Search for better options of a recipe. An unfinished search in the directory is resumed.
 
     Args:
-        definition: the recipe, the space, what draws and how trials are halved.
-        out: where to put it (default: :meth:`Definition.default_path`).
-        trials: to begin in all, over all sessions.
-        budget: such as ``30 min``: time in all, over all sessions, compilation included.
-        lanes: trials trained side by side (default: 8, or as many as there are trials).
-        finalists: how many of the best trials of the whole length are trained again with two more seeds each, of which
-            the one with the best mean is the best; below 2: none.
-        confirm_seeds: with how many seeds the best and the recipe's own values are trained and tested at the end.
+        definition: the recipe, the space, the sampler and the halving.
+        out: output directory (default: :meth:`Definition.default_path`).
+        trials: total number of trials, over all sessions.
+        budget: total time over all sessions, including compilation, such as ``30 min``.
+        lanes: number of trials trained side by side (default: 8, or the number of trials if smaller).
+        finalists: number of the best full-length trials to train again with two more seeds each; the one with the best
+            mean is selected. Below 2: none.
+        confirm_seeds: number of seeds with which the best and the recipe's own values are trained and tested at the
+            end.
         console: where to show progress (default: nowhere).
         origin: the recipe that the base configuration started from; see :func:`resnet_jax.runs.length.fit_length`.
 
     Returns:
-        ``recipe``, ``out``, ``seconds``, ``trials`` (how many of each state), ``best`` (number, values, seed, updates,
-        validation metric), ``best_recipe`` and, if it was asked for, ``confirmed``.
+        ``recipe``, ``out``, ``seconds``, ``trials`` (number in each state), ``best`` (number, values, seed, updates,
+        validation metric), ``best_recipe`` and, if requested, ``confirmed``.
 
     Raises:
-        UsageError: neither trials nor a budget, an option out of range, or nothing that can be built.
-        DataError: the images are not as they should be.
-        RunError: the directory holds another search, is in use, or cannot be written.
-        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+        UsageError: if neither trials nor a budget are given, an option is out of range, or nothing can be built.
+        DataError: if the images are invalid.
+        RunError: if the directory contains another search, is in use, or cannot be written.
+        Interrupted: on Ctrl-C or SIGTERM; the state is saved.
     """
     if processes.count() > 1:
         raise UsageError("a search is of one process, on all of its devices")
@@ -196,7 +197,7 @@ def _wave(
     *,
     begins: bool,
 ) -> None:
-    """Train trials of these static choices; a wave begins, or one of before goes on."""
+    """Train trials with these static choices; starts a wave or resumes an earlier one."""
     groups, programs, key = session.groups, session.programs, key_of(fixed)
     group = groups.group(fixed)
     config, placement = group.config, group.config.train.placed()
@@ -244,7 +245,7 @@ def _wave(
 
 
 def _announce(session: _Session, study: Study, allowance: Allowance) -> None:
-    """Say what is searched."""
+    """Print what is searched."""
     definition, groups, tell = session.definition, session.groups, session.say
     group = groups.group({})
     limits = [] if session.trials is None else [f"{session.trials:,} trials"]
@@ -262,11 +263,11 @@ def _announce(session: _Session, study: Study, allowance: Allowance) -> None:
         tell(f"note  {note}")
     if study.count:
         counts = ", ".join(f"{count} {name}" for name, count in counted(study.trials()).items() if count)
-        tell(f"going on after {allowance.spent_before:.0f} s: {counts}")
+        tell(f"resuming after {allowance.spent_before:.0f} s: {counts}")
 
 
 def _conclude(session: _Session, study: Study, views: Views) -> dict[str, Any]:
-    """Write the best as a recipe, confirm it if that was asked for, and return the result."""
+    """Write the best trial as a recipe, confirm it if requested, and return the result."""
     directory, groups, tell = session.directory, session.groups, session.say
     headline, best = groups.task.headline, study.best()
     result: dict[str, Any] = {
@@ -280,9 +281,9 @@ def _conclude(session: _Session, study: Study, views: Views) -> dict[str, Any]:
     counts = ", ".join(f"{count} {name}" for name, count in result["trials"].items() if count)
     tell(f"{study.count} trials in {study.seconds:.0f} s: {counts}")
     if result["trials"]["unfinished"]:
-        tell("the unfinished ones go on with the same command and a larger budget (--budget)")
+        tell("to resume the unfinished ones, run the same command with a larger budget (--budget)")
     if best is None:
-        tell("no trial was measured: there is no best")
+        tell("no trial was measured, so there is no best one")
         return result
     views.write_best(groups.config(best))
     result["best_recipe"] = str(directory.best)

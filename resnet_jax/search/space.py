@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # Optuna is an extra
 Kind: TypeAlias = Literal["log", "range", "int", "choice"]
 Seeds: TypeAlias = Literal["same", "each"]
 
-#: What each kind is written as.
+#: The syntax of each kind.
 FORMS = {
     "log": "{log: [0.001, 1]}",
     "range": "{range: [0, 0.5]}",
@@ -44,14 +44,14 @@ FORMS = {
     "choice": "{choice: [a, b]}",
 }
 SEED = "seed"
-#: Options that decide what the trials are compared by, or how long they are.
+#: Options that determine what the trials are compared by, or how long they are.
 _COMPARED_BY = (
     "data.source", "data.val_fraction", "data.test_fraction", "data.split_seed", "data.split", "data.group_by",
     "data.fold", "data.subset", "data.class_pattern", "data.class_list", "task.kind", "train.length", "train.limit",
 )  # fmt: skip
 #: Arguments of transforms: data.augment.TRANSFORM.ARGUMENT.
 _AUGMENT = "data.augment."
-#: Options that say where a run begins, which every trial does from scratch.
+#: Options that say where a run starts; every trial starts from scratch.
 _BEGINNING = ("recipe", "init_from", "init_head", "init_stem", "init_bands", "init_inflate")
 
 
@@ -60,9 +60,9 @@ class Dimension:
     """One option that varies.
 
     Attributes:
-        option: dotted, as ``optim.learning_rate``.
+        option: dotted name, as ``optim.learning_rate``.
         kind: how it is drawn.
-        values: the ends of a range, or the choices.
+        values: the bounds of a range, or the choices.
     """
 
     option: str
@@ -70,7 +70,7 @@ class Dimension:
     values: tuple[Any, ...]
 
     def distribution(self) -> BaseDistribution:
-        """Return what Optuna draws from."""
+        """Return the Optuna distribution."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         match self.kind:
@@ -82,7 +82,7 @@ class Dimension:
                 return CategoricalDistribution([_key(value) for value in self.values])
 
     def suggest(self, trial: Trial) -> None:
-        """Draw for a trial that has no value of it."""
+        """Draw a value for a trial that has none."""
         match self.kind:
             case "log" | "range":
                 trial.suggest_float(self.option, *self.values, log=self.kind == "log")
@@ -92,11 +92,11 @@ class Dimension:
                 trial.suggest_categorical(self.option, [_key(value) for value in self.values])
 
     def value(self, drawn: Any) -> Any:
-        """Return the value of the option for what Optuna drew."""
+        """Return the option's value for Optuna's value."""
         return next((value for value in self.values if _key(value) == drawn), drawn) if self.is_choice else drawn
 
     def drawn(self, value: Any) -> Any:
-        """Return what Optuna calls a value of the option."""
+        """Return Optuna's value for a value of the option."""
         return _key(value) if self.is_choice else value
 
     @property
@@ -106,7 +106,7 @@ class Dimension:
 
 
 def _key(value: Any) -> Any:
-    """Return a choice as Optuna keeps it: lists as JSON."""
+    """Return a choice as Optuna stores it: lists as JSON."""
     return json.dumps(value) if isinstance(value, (list, tuple, dict)) else value
 
 
@@ -116,7 +116,8 @@ class Space:
 
     Attributes:
         dimensions: the options.
-        seeds: of the trials: ``same``, the recipe's, or ``each``, the recipe's + the number of the trial.
+        seeds: seeds of the trials: ``same``, the recipe's seed, or ``each``, the recipe's seed + the number of the
+            trial.
     """
 
     dimensions: tuple[Dimension, ...]
@@ -128,15 +129,15 @@ class Space:
         return tuple(one.option for one in self.dimensions)
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Return what Optuna draws from, by option."""
+        """Return the Optuna distributions, by option."""
         return {one.option: one.distribution() for one in self.dimensions}
 
     def values(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values of the options for what Optuna drew."""
+        """Return the values of the options for Optuna's values."""
         return {one.option: one.value(drawn[one.option]) for one in self.dimensions if one.option in drawn}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, which :func:`parse_space` reads back."""
+        """Return plain values, which :func:`parse_space` parses."""
         found: dict[str, Any] = {one.option: {one.kind: list(one.values)} for one in self.dimensions}
         return found if self.seeds == "same" else {**found, SEED: self.seeds}
 
@@ -160,11 +161,11 @@ def read_space(path: Path, base: RunConfig) -> Space:
 
     Args:
         path: the YAML file.
-        base: the recipe; every end of a range and every choice is put into it.
+        base: the recipe; every bound of a range and every choice is tested in it.
 
     Raises:
-        UsageError: no such file, not of this form, an option that there is not or that cannot be searched, or a value
-            that it cannot have; with the file, the option, and what would be right.
+        UsageError: if there is no such file, it is malformed, an option does not exist or cannot be searched, or a
+            value is invalid; the message has the file, the option, and what is expected.
     """
     try:
         raw, names = load_yaml_and_keys(read_utf8(user_path(path)))
@@ -177,7 +178,7 @@ def read_space(path: Path, base: RunConfig) -> Space:
 
 
 def parse_space(raw: Any, base: RunConfig, *, where: str) -> Space:
-    """Return the space of a mapping; see :func:`read_space`."""
+    """Return the space for a mapping; see :func:`read_space`."""
     if not isinstance(raw, dict) or not raw:
         raise UsageError(f"{where} must be a mapping of options to values, as 'optim.learning_rate: {FORMS['log']}'")
     seeds = raw.get(SEED, "same")
@@ -230,7 +231,7 @@ def _dimension(option: str, given: Any, where: str) -> Dimension:
 
 
 def _ends(name: str, kind: str, values: list[Any]) -> tuple[float, float] | tuple[int, int]:
-    """Return the ends of a range."""
+    """Return the bounds of a range."""
     values = [_number(value) for value in values]
     wanted = int if kind == "int" else (int, float)
     fits = len(values) == 2 and all(isinstance(v, wanted) and not isinstance(v, bool) for v in values)
@@ -244,7 +245,7 @@ def _ends(name: str, kind: str, values: list[Any]) -> tuple[float, float] | tupl
 
 
 def _number(value: Any) -> Any:
-    """Return 1e-3, which YAML takes for a text, as the number that it is."""
+    """Return 1e-3, which YAML parses as a string, as a number."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:

@@ -1,7 +1,7 @@
-"""The study: every trial with its values and what became of it, in an SQLite file that outlives the process.
+"""The study: every trial with its values and outcome, in an SQLite file that outlives the process.
 
-A trial is written before it is trained and told once. What is drawn for trial n depends on the number n and on the
-trials before it alone, so that a search that was stopped proposes what it would have proposed.
+A trial is recorded before it is trained and told to the sampler once. The values drawn for trial n depend only on n and
+on the trials before it, so an interrupted search proposes what it would have proposed.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     import optuna
 
 SamplerName: TypeAlias = Literal["tpe", "random", "qmc"]
-#: What becomes of a trial.
+#: The states of a trial.
 State: TypeAlias = Literal["running", "complete", "stopped", "diverged", "failed"]
 
 
-#: The attribute of the study that has what its finalists came to with other seeds.
+#: The attribute of the study that contains the finalists' results with other seeds.
 REPEATS = "repeats"
 
 
@@ -39,17 +39,17 @@ class Trial:
     """One set of values.
 
     Attributes:
-        number: from 0.
+        number: number of the trial, from 0.
         values: option -> value.
-        seed: of its training.
-        state: complete (whole length), stopped (by halving), diverged, failed (could not be built or measured), or
-            running (also where the search ended before it did).
-        measured: share of the length in millionths (:class:`~resnet_jax.search.halving.Rung`) -> validation metric.
-        updates: after which it was measured last; 0 if it never was.
+        seed: seed of its training.
+        state: complete (full length), stopped (by halving), diverged, failed (could not be built or measured), or
+            running (also if the search ended before it did).
+        measured: fraction of the length in millionths (:class:`~resnet_jax.search.halving.Rung`) -> validation metric.
+        updates: number of updates at its last measurement; 0 if there was none.
         reason: why it was stopped, diverged or failed.
-        passed: share of the last rung that it went on from.
-        loss: validation loss, measured with the last metric.
-        repeats: of a finalist, seed -> validation metric and loss of the same values trained with another seed.
+        passed: share of the last rung that it continued from.
+        loss: validation loss at the last measurement of the metric.
+        repeats: for a finalist, seed -> validation metric and loss of the same values trained with another seed.
     """
 
     number: int
@@ -65,40 +65,41 @@ class Trial:
 
     @property
     def mean(self) -> float | None:
-        """The metric that was measured last, of a finalist the mean over its seeds; NaN if one of them diverged."""
+        """The last measured metric, for a finalist the mean over its seeds; NaN if one of them diverged."""
         if self.value is None:
             return None
         return (self.value + sum(value for value, _ in self.repeats.values())) / (1 + len(self.repeats))
 
     @property
     def mean_loss(self) -> float:
-        """The same of the validation loss."""
+        """The same for the validation loss."""
         return (self.loss + sum(loss for _, loss in self.repeats.values())) / (1 + len(self.repeats))
 
     def place(self, mode: Mode) -> tuple[float, float, float, int]:
-        """Return what is smaller for a better trial: longest trained, then by its metric, its loss, and its number.
+        """Return a sort key, smaller for better trials: longest trained, then by metric, loss, and number.
 
-        On few validation images many trials have the same metric, and the smallest loss is the better choice of them.
+        With few validation images many trials have the same metric, and the one with the smallest loss is the better
+        choice.
         """
         value = math.inf if self.value is None else rank(self.value, mode)
         return (1 if self.value is None else -self.share, value, self.loss, self.number)
 
     @property
     def share(self) -> int:
-        """Share of the length after which it was measured last; 0 if it never was."""
+        """Fraction of the length at its last measurement; 0 if there was none."""
         return max(self.measured, default=0)
 
     @property
     def value(self) -> float | None:
-        """The validation metric that was measured last; None if none was, or training diverged after it."""
+        """The last measured validation metric; None if there is none, or training diverged afterwards."""
         return None if self.state in ("diverged", "failed") or not self.measured else self.measured[self.share]
 
 
 def require_optuna() -> None:
-    """Refuse to go on without Optuna.
+    """Refuse to continue without Optuna.
 
     Raises:
-        UsageError: it is not installed; with the extra that has it.
+        UsageError: if it is not installed; the message names the extra to install.
     """
     try:
         import optuna  # noqa: F401
@@ -110,14 +111,14 @@ class Study:
     """The trials of a search.
 
     Args:
-        path: of the SQLite file; created if it is not there.
+        path: path of the SQLite file; created if it does not exist.
         space: what is drawn.
         mode: whether a larger or a smaller metric is better.
-        sampler: what draws.
-        seed: of the sampler, and of the trials' training.
+        sampler: how values are drawn.
+        seed: seed of the sampler, and of the trials' training.
 
     Raises:
-        DamagedError: the file is there and is no study.
+        DamagedError: if the file exists and is not a study.
     """
 
     def __init__(self, path: Path, space: Space, mode: Mode, sampler: SamplerName = "tpe", seed: int = 0) -> None:
@@ -153,22 +154,22 @@ class Study:
         self._complete_what_was_begun()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._storage.remove_session()
         self._storage.engine.dispose()
 
     @property
     def seconds(self) -> float:
-        """What all sessions took, as it was written last."""
+        """Time over all sessions, as last recorded."""
         return float(self._study.user_attrs.get("seconds", 0.0))
 
     @property
     def needed(self) -> float:
-        """Seconds that a trial of the whole length takes, as far as that is known."""
+        """Seconds that a full-length trial takes, if known."""
         return float(self._study.user_attrs.get("needed", 0.0))
 
     def spend(self, allowance: Allowance) -> None:
-        """Write how much time was spent, and what a trial takes."""
+        """Record how much time was spent, and what a trial takes."""
         self._study.set_user_attr("seconds", allowance.spent)
         self._study.set_user_attr("needed", allowance.needed)
 
@@ -179,18 +180,18 @@ class Study:
 
     @property
     def count(self) -> int:
-        """How many trials were begun."""
+        """The number of trials begun."""
         return len(self._study.get_trials(deepcopy=False))
 
     def running(self) -> list[Trial]:
-        """Return those that have no end yet."""
+        """Return the trials that have not ended."""
         return [one for one in self.trials() if one.state == "running"]
 
     def ask(self, fixed: Mapping[str, Any] | None = None) -> Trial:
         """Begin a trial.
 
         Args:
-            fixed: values of some options, which the others are drawn for; None to draw all.
+            fixed: values of some options, given which the others are drawn; None to draw all.
         """
         number = len(self._study.get_trials(deepcopy=False))
         with _quiet():
@@ -200,31 +201,31 @@ class Study:
         return self._trial(self._frozen(trial.number))
 
     def report(self, number: int, rung: Rung, value: float, loss: float = math.inf) -> None:
-        """Write a measurement; one that is there already stays."""
+        """Record a measurement; an existing one is kept."""
         if rung.share not in self._frozen(number).intermediate_values:
             self._of(number).set_user_attr("updates", rung.updates)
             self._of(number).set_user_attr("loss", loss if math.isfinite(loss) else None)
             self._of(number).report(value, rung.share)
 
     def repeat(self, number: int, seed: int, value: float, loss: float) -> None:
-        """Write what the values of a trial, which has ended, came to with another seed."""
+        """Record the result of training the values of a finished trial with another seed."""
         known = self._study.user_attrs.get(REPEATS, {})
         pair = [None if math.isnan(one) else one for one in (value, loss)]
         known = {**known, str(number): {**known.get(str(number), {}), str(seed): pair}}
         self._study.set_user_attr(REPEATS, known)  # of the study, for nothing is written to a trial that has ended
 
     def go_on(self, number: int, rung: Rung) -> None:
-        """Write that a trial goes on from a rung, which is not judged again."""
+        """Record that a trial continues from a rung, where it is not judged again."""
         self._of(number).set_user_attr("passed", rung.share)
 
     def end(self, number: int, state: State, reason: str = "") -> None:
-        """Tell what became of a trial; one that has its end already keeps it.
+        """Record the outcome of a trial; an existing outcome is kept.
 
         Args:
-            number: of the trial.
-            state: what became of it. A diverged one counts for the sampler as one that was stopped where it was
-                measured last, or as the worst if it never was; a failed one does not count.
-            reason: why, where it is not complete.
+            number: number of the trial.
+            state: its outcome. For the sampler, a diverged trial counts as stopped at its last measurement, or as the
+                worst if there was none; a failed one does not count.
+            reason: the reason, if it is not complete.
         """
         from optuna.trial import TrialState
 
@@ -244,11 +245,11 @@ class Study:
                 self._study.tell(number, state=how, skip_if_finished=True)
 
     def best(self) -> Trial | None:
-        """Return the best trial: of finalists by the mean over their seeds, else of those that were trained longest.
+        """Return the best trial: among finalists by the mean over seeds, otherwise among the longest trained.
 
-        Of equal ones that of the smaller validation loss; None if there is none.
+        Ties are broken by the smaller validation loss; None if there is no trial.
 
-        A complete one is better than any that is not.
+        A complete trial is better than any other.
         """
         measured = [one for one in self.trials() if one.value is not None]
         if repeated := [one for one in measured if one.repeats]:
@@ -256,13 +257,13 @@ class Study:
         return min(measured, key=lambda one: one.place(self.mode), default=None)
 
     def importances(self) -> tuple[dict[str, float], float]:
-        """Return how much of the spread of the metric each option explains (fANOVA), after what share of the length.
+        """Return the share of the metric's variance that each option explains (fANOVA), and the share of the length.
 
-        At the first rung, where all trials are measured that did not diverge: those that go on further are a choice
-        of the best, among which an option that decides much may look as if it decided nothing. (Hutter et al., 2014)
+        This uses the first rung, where all trials that did not diverge are measured: those that continue are a
+        selection of the best, among which an important option may look irrelevant. (Hutter et al., 2014)
 
         Raises:
-            ValueError: too few trials, or all of one value.
+            ValueError: if there are too few trials, or all have the same value.
         """
         import optuna
 
@@ -309,7 +310,7 @@ class Study:
         return samplers.PartialFixedSampler(drawn, sampler)
 
     def _complete_what_was_begun(self) -> None:
-        """Draw the values that a trial lacks whose process was killed while it was asked for."""
+        """Draw the missing values of a trial whose process was killed while drawing them."""
         wanted = self._space.distributions()
         for one in self._study.get_trials(deepcopy=False):
             lacking = [option for option in wanted if option not in one.params]
@@ -354,7 +355,7 @@ def _without_waiting(connection: Any, _record: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out that parts of Optuna may change."""
+    """Suppress warnings that parts of Optuna are experimental."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

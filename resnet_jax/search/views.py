@@ -1,4 +1,4 @@
-"""What is written of a search while it runs and at its end: tables, the best as a recipe, figures."""
+"""What a search writes while it runs and at its end: tables, the best trial as a recipe, figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from resnet_jax.search.figures import draw_history, draw_importance, draw_parall
 from resnet_jax.search.result import comma_separated, markdown, scored
 from resnet_jax.search.study import Study, Trial
 
-#: Seconds between two tables while trials end.
+#: Seconds between two versions of the tables while trials end.
 WRITE_SECONDS = 10.0
 
 
@@ -23,7 +23,7 @@ class Views:
 
     Args:
         definition: what is searched.
-        directory: where to.
+        directory: the output directory.
         study: the trials.
         headline: the metric.
         say: prints a line.
@@ -42,10 +42,10 @@ class Views:
         self._title = f"Search of {definition.base.recipe}"
 
     def write_now_and_then(self, config: Callable[[Trial], RunConfig]) -> None:
-        """Write the tables and the best so far, if that was some time ago.
+        """Write the tables and the best trial so far, unless that was done recently.
 
         Args:
-            config: of a trial.
+            config: returns the configuration of a trial.
         """
         if time.monotonic() - self._wrote < WRITE_SECONDS:
             return
@@ -81,7 +81,7 @@ class Views:
         )
 
     def draw(self) -> None:
-        """Draw the figures; one that cannot be drawn is said."""
+        """Draw the figures; failures are reported."""
         directory, headline = self._directory, self._headline
         trials, best = self._study.trials(), self._study.best()
 

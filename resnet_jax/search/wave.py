@@ -1,8 +1,8 @@
-"""A wave: trials of the same static choices, trained as lanes of one program until none is left.
+"""A wave: trials with the same static choices, trained as lanes of one program until none is left.
 
-Between two calls of the program lanes are measured where they reach a rung, the worse are stopped, and their lanes go
-on with new trials. The states of the lanes are saved with the numbers of their trials and their updates, so that a
-search that was killed loses the updates since then and no trial.
+Between two calls of the program, lanes that have reached a rung are measured, the worse ones are stopped, and their
+lanes continue with new trials. The states of the lanes are saved with the numbers of their trials and updates, so a
+search that is killed loses the updates since the last save, but no trial.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from resnet_jax.training.retention import Keep
 from resnet_jax.training.save_budget import SaveBudget
 from resnet_jax.training.state import TrainState
 
-#: Seconds between two moments at which signals and the budget are looked at, about; and updates of the first call.
+#: Approximate seconds between checks of signals and budget; and number of updates of the first call.
 CALL_SECONDS, FIRST_CALL = 5.0, 8
-#: Seconds between two checkpoints of the lanes at least.
+#: Minimum number of seconds between two checkpoints of the lanes.
 SAVE_SECONDS = 15.0
 
 
@@ -46,11 +46,11 @@ class Trained(Protocol):
         ...
 
     def new_states(self, seeds: Sequence[int]) -> TrainState:
-        """Return fresh states, a lane each."""
+        """Return new states, one per lane."""
         ...
 
     def restart(self, states: TrainState, lane: int, seed: int) -> TrainState:
-        """Put a fresh state into one lane."""
+        """Put a new state into one lane."""
         ...
 
     def advance(
@@ -66,19 +66,19 @@ class Trained(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What the lanes of a search go by.
+    """What the lanes of a search depend on.
 
     Attributes:
         study: the trials.
-        allowance: how many more may begin, and for how long.
-        rungs: where lanes are measured; the last is the length.
-        eta: of successive halving.
+        allowance: how many more trials may begin, and for how long.
+        rungs: where lanes are measured; the last is the full length.
+        eta: parameter of successive halving.
         headline: the metric.
-        stop: whether to stop.
+        stop: returns whether to stop.
         say: prints a line.
-        wrote: called where trials have ended.
-        max_rejected: updates in a row that may be rejected before a trial has diverged.
-        save_share: of the time that saving may take.
+        wrote: called when trials have ended.
+        max_rejected: number of consecutive updates that may be rejected before a trial counts as diverged.
+        save_share: fraction of the time that saving may take.
     """
 
     study: Study
@@ -95,13 +95,13 @@ class Job:
 
 @dataclasses.dataclass
 class _Lane:
-    """A trial under way.
+    """A trial in progress.
 
     Attributes:
         trial: its values and seed.
-        config: of its training.
-        step: updates made.
-        rejected: updates in a row that were rejected.
+        config: configuration of its training.
+        step: number of updates made.
+        rejected: number of consecutive rejected updates.
     """
 
     trial: Trial
@@ -111,17 +111,17 @@ class _Lane:
 
 
 class Wave:
-    """Trials of the same static choices, as lanes of one program.
+    """Trials with the same static choices, as lanes of one program.
 
     Args:
-        job: of the search.
+        job: the job of the search.
         lanes: the program.
         config: what all trials of the wave have in common.
-        count: how many lanes it has.
+        count: number of lanes.
         records: validation images.
         fixed: the static choices of the wave.
         folder: where the lanes are saved.
-        at_most: trials that are begun in this wave, after which it ends; None for no limit.
+        at_most: number of trials after which this wave ends; None for no limit.
     """
 
     def __init__(
@@ -148,8 +148,8 @@ class Wave:
         """Train until no trial of the wave is left, or the time is up.
 
         Raises:
-            Interrupted: a signal asked to stop; the lanes are saved.
-            RunError: the lanes cannot be saved.
+            Interrupted: if a signal asked to stop; the lanes are saved.
+            RunError: if the lanes cannot be saved.
         """
         job = self._job
         taken = {lane.trial.number for lane in self._slots if lane is not None}
@@ -174,7 +174,7 @@ class Wave:
                 self._save(checkpoints)
 
     def _refill(self) -> None:
-        """Give idle lanes to trials that wait, then to new ones."""
+        """Assign waiting trials to idle lanes, then new ones."""
         fresh = []
         for place, lane in enumerate(self._slots):
             if lane is None and (trial := self._next()) is not None:
@@ -197,7 +197,7 @@ class Wave:
         return study.ask(self._fixed)
 
     def _advance(self, count: int) -> None:
-        """Make so many updates of every lane; those that stand idle repeat another's."""
+        """Make this many updates of every lane; idle lanes repeat another's."""
         began = time.monotonic()
         some = next(lane for lane in self._slots if lane is not None)
         lanes = [lane or some for lane in self._slots]
@@ -218,7 +218,7 @@ class Wave:
             self._call = max(int(CALL_SECONDS / max(self._per_update, 1e-6)), 1)
 
     def _watch(self, place: int, lane: _Lane, rejected: np.ndarray) -> None:
-        """End a trial of which too many updates in a row were not finite."""
+        """End a trial with too many consecutive non-finite updates."""
         for index, one in enumerate(rejected):
             lane.rejected = lane.rejected + 1 if one else 0
             if lane.rejected > self._job.max_rejected:
@@ -227,7 +227,7 @@ class Wave:
                 return
 
     def _judge(self) -> bool:
-        """Measure the lanes that are at a rung, then stop those that do not go on; return whether a trial ended."""
+        """Measure the lanes at a rung, then stop those that do not continue; return whether a trial ended."""
         job, study = self._job, self._job.study
         at = {rung.updates: rung for rung in job.rungs}
         due = [place for place, lane in enumerate(self._slots) if lane is not None and lane.step in at]
@@ -260,7 +260,7 @@ class Wave:
         return True
 
     def _end(self, place: int, state: Any, reason: str = "", value: float | None = None) -> None:
-        """Tell the study, and leave the lane idle."""
+        """Tell the study, and mark the lane as idle."""
         lane = self._slots[place]
         assert lane is not None
         self._job.study.end(lane.trial.number, state, reason)
@@ -276,10 +276,10 @@ class Wave:
         return [0 if lane is None else lane.trial.seed for lane in self._slots]
 
     def resume(self) -> None:
-        """Take up the trials that are under way: from the lanes that were saved, the others from the start.
+        """Resume the trials in progress: from the saved lanes, and others from the start.
 
         Raises:
-            RunError: the lanes that were saved cannot be read.
+            RunError: if the saved lanes cannot be read.
         """
         with Checkpoints(self._folder, warn=self._job.say) as checkpoints:
             self._take_up(checkpoints)
@@ -300,9 +300,9 @@ class Wave:
                 self._states = state.replace(step=steps)
         if lanes := [lane for lane in self._slots if lane is not None]:
             at = ", ".join(f"{lane.trial.number} at {lane.step:,}" for lane in lanes)
-            self._job.say(f"going on with the trials under way (trial at update): {at}")
+            self._job.say(f"resuming trials (trial at update): {at}")
         if running:
-            self._job.say(f"starting again: trials {', '.join(map(str, sorted(running)))}")
+            self._job.say(f"restarting trials {', '.join(map(str, sorted(running)))}")
 
     def _save(self, checkpoints: Checkpoints, *, final: bool = False) -> None:
         """Save the lanes, if it is time and saving has not taken too much of it."""

@@ -1,6 +1,6 @@
-"""State, step, optimizers, schedules, loop and checkpoints. Sits above ``models``; knows nothing of data or runs.
+"""State, step, optimizers, schedules, loop and checkpoints. Builds on ``models``; knows nothing of data or runs.
 
-The public names are listed in ``__init__.pyi`` and load on first use.
+The public names are listed in ``__init__.pyi`` and are loaded on first use.
 """
 
 import lazy_loader

@@ -1,20 +1,20 @@
-"""Gradient accumulation, and what batch norm does under it.
+"""Gradient accumulation, and how batch norm behaves under it.
 
-A batch of N is cut into k micro-batches of n = N / k. For a loss that is a mean over examples, the mean of the k
-gradients is the gradient of the mean: without batch norm the result is that of the full batch, up to rounding.
+A batch of N is split into k micro-batches of n = N / k. For a loss that is a mean over examples, the mean of the k
+gradients is the gradient of the mean: without batch norm the result equals that of the full batch, up to rounding.
 
-With batch norm it is not, and cannot be: each micro-batch is normalized by its own n examples, as in ghost batch norm
-(Hoffer et al. 2017, algorithm 1) with ghost batches of n. What we define and test:
+With batch norm it does not, and cannot: each micro-batch is normalized by its own n examples, as in ghost batch norm
+(Hoffer et al. 2017, algorithm 1) with ghost batches of n. We define and test the following:
 
 * Normalization and gradients: those of the k micro-batches, each on its own.
-* Running statistics: **one** moving-average step per optimizer update (k sequential ones would turn momentum m into
+* Running statistics: **one** moving-average step per optimizer update (k sequential steps would turn momentum m into
   m^k), towards the mean and variance of the **whole** batch. The variance of a union is the mean of the parts'
-  variances plus the variance of their means; dropping that second term underestimates it. An unbiased one
-  (``norm_running_variance``) is N s / (N s - 1) times that, s positions an example: of the whole batch, as without
-  accumulation.
+  variances plus the variance of their means; dropping the second term underestimates it. With unbiased variances
+  (``norm_running_variance``) this is multiplied by N s / (N s - 1), where s is the number of positions per example: the
+  correction for the whole batch, as without accumulation.
 
-Micro-batch j takes the examples j, j + k, j + 2k, ...: with a batch sharded over devices each device cuts its own
-shard, and no example moves.
+Micro-batch j takes the examples j, j + k, j + 2k, ...: when a batch is sharded over devices, each device splits its own
+shard and no example moves.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ def accumulate_gradients(
 
     Args:
         value_and_grad: ``(params, batch_stats, batch, key) -> ((loss, (batch_stats, sums)), grads)``.
-        params: parameters.
-        batch_stats: running statistics before the step, given to every micro-batch.
-        batch: arrays (N, ...); the sums of the micro-batches are added.
-        dropout_key: one key is split off per micro-batch.
-        steps: number of micro-batches k; must divide N.
+        params: the parameters.
+        batch_stats: the running statistics before the step, passed to every micro-batch.
+        batch: arrays (N, ...); the sums of the micro-batches are added up.
+        dropout_key: the key, from which one key per micro-batch is split off.
+        steps: the number of micro-batches k; must divide N.
         norm_momentum: weight of the old running average in the network's batch norm.
-        like: a tree of arrays as the gradients are; None: that of the parameters.
+        like: a tree of arrays with the structure of the gradients; None: the structure of the parameters.
 
     Raises:
-        UsageError: k does not divide N, or there are statistics and no momentum to pool them with.
+        UsageError: if k does not divide N, or there are statistics but no momentum to pool them with.
     """
     size = next(iter(batch.values())).shape[0]
     if size % steps:
@@ -71,8 +71,8 @@ def accumulate_gradients(
 
     zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params if like is None else like))
     parts = ({name: micro(array) for name, array in batch.items()}, jax.random.split(dropout_key, steps))
-    # In a loop XLA:CPU makes the gradients of lax's convolutions (Flax's layers, not ours) 10 to 27 times slower, and
-    # the step takes any network: unroll there.
+    # In a loop, XLA:CPU makes the gradients of lax's convolutions (Flax's layers, not ours) 10 to 27 times slower, and
+    # this step accepts any network, so unroll there.
     unroll = steps if jax.default_backend() == "cpu" else 1
     outer = counted()
     with leave_biased() as counts:
@@ -90,17 +90,18 @@ def accumulate_gradients(
 
 
 def pool_statistics(stats: Any, momentum: float) -> Any:
-    """Combine running statistics that k equal parts of a batch made from the *same* old ones.
+    """Combine running statistics that k equal parts of a batch computed from the *same* old ones.
 
-    Each is ``new_j = m old + (1 - m) s_j``. The running mean of the union is their mean; the running variance is
-    their mean plus ``(1 - m) Var_j(mean_j)``, and ``Var_j(mean_j) = Var_j(new_mean_j) / (1 - m)^2``.
+    Each is ``new_j = m old + (1 - m) s_j``. The running mean of the union is the mean of the parts' means; its running
+    variance is the mean of their variances plus ``(1 - m) Var_j(mean_j)``, where ``Var_j(mean_j) = Var_j(new_mean_j) /
+    (1 - m)^2``.
 
     Args:
-        stats: tree whose innermost dicts are ``{"mean": (k, C), "var": (k, C)}``.
-        momentum: m.
+        stats: a tree whose innermost dicts are ``{"mean": (k, C), "var": (k, C)}``.
+        momentum: the momentum m.
 
     Raises:
-        UsageError: statistics of another form, named by their path.
+        UsageError: if statistics have another form; the message contains their path.
     """
 
     def pool(node: Any, path: str) -> Any:
@@ -118,12 +119,12 @@ def unbias(stats: Any, counts: Mapping[tuple[str, ...], int], kept: Any = None) 
     """Return the statistics with the variances named in ``counts`` made unbiased.
 
     Args:
-        stats: nested dicts; innermost are ``{"mean": ..., "var": ...}``.
-        counts: path of such a pair -> values a channel that its variance is over.
-        kept: what of the running averages is old, and stays as it is; None for nothing.
+        stats: nested dicts whose innermost are ``{"mean": ..., "var": ...}``.
+        counts: path of such a pair -> number of values per channel that its variance is taken over.
+        kept: the part of the running averages that is old and stays unchanged; None for nothing.
 
     Raises:
-        UsageError: one value has no unbiased variance.
+        UsageError: if there is only one value, which has no unbiased variance.
     """
 
     def at(node: Any, old: Any, path: tuple[str, ...]) -> Any:

@@ -1,14 +1,13 @@
-"""Adaptive gradient clipping: each unit's gradient bounded by a fraction of its weights' norm.
+"""Adaptive gradient clipping: bound each unit's gradient by a fraction of the norm of its weights.
 
 For unit i of a parameter, with weights W_i and gradient G_i (Brock et al. 2021, arXiv 2102.06171, equation 3):
 
     G_i <- G_i min(1, clipping max(||W_i||, eps) / ||G_i||)
 
-A unit is one output of a kernel, with all that leads into it: the norms of a convolution of any spatial rank and of a
-linear layer run over all axes but the last. Every other parameter (bias, gain, scale, scalar) is one unit. Which of
-the two it is, is told by the role, not by the rank: `optax.adaptive_grad_clip` goes by rank and takes the kernel of a
-one-dimensional convolution for something else. The paper leaves the classifier alone; here its roles are excluded,
-wherever it stands and whatever comes after it.
+A unit is one output of a kernel with all of its inputs: the norms of a convolution of any spatial rank and of a linear
+layer run over all axes but the last. Every other parameter (bias, gain, scale, scalar) is one unit. The role decides
+which case applies, not the rank: `optax.adaptive_grad_clip` goes by rank and misreads the kernel of a one-dimensional
+convolution. The paper excludes the classifier; here its roles are excluded, wherever it is and whatever comes after it.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ from resnet_jax.training.roles import CLASSIFIER_ROLES, KERNEL_ROLES, ROLE_RULES
 
 PyTree = Any
 EPS = 1e-3
-"""The smallest norm a unit's weights count as, so that zero-initialized ones can move (the paper's value)."""
+"""Lower bound for the norm of a unit's weights, so that zero-initialized ones can move (the paper's value)."""
 
 
 def unit_norms(x: jax.Array, role: str) -> jax.Array:
-    """Return the norm of each unit of a parameter (or of its gradient), float32 or wider.
+    """Return the norm of each unit of a parameter (or of its gradient), in float32 or wider.
 
     Args:
         x: the parameter.
-        role: its role; kernels have a unit for each index of the last axis, everything else is one unit.
+        role: its role; kernels have one unit per index of the last axis, everything else is one unit.
 
     Returns:
-        As many axes as ``x``, of length 1 where the norm runs over them.
+        An array with as many axes as ``x``, of length 1 where the norm runs over them.
 
     >>> unit_norms(jnp.full((3, 3, 4, 8), 2.0), "conv").shape, unit_norms(jnp.full((9,), 2.0), "gain").tolist()
     ((1, 1, 1, 8), [6.0])
@@ -53,16 +52,16 @@ def unit_norms(x: jax.Array, role: str) -> jax.Array:
 def clip_adaptively(
     clipping: float, roles: PyTree, *, exclude: Collection[str] = CLASSIFIER_ROLES, eps: float = EPS
 ) -> optax.GradientTransformation:
-    """Build the transformation; its ``update`` needs the parameters.
+    """Build the gradient transformation; its ``update`` needs the parameters.
 
-    A gradient that is not finite stays so: rejecting the step is the step's business.
+    A non-finite gradient stays non-finite: rejecting the step is up to the train step.
 
     Args:
-        clipping: largest ratio of gradient norm to weight norm (the paper: 0.01 for batches of 4096, more for
-            smaller ones).
+        clipping: largest ratio of gradient norm to weight norm (the paper: 0.01 for batches of 4096, larger for smaller
+            ones).
         roles: tree of the parameters' roles (`resnet_jax.training.roles.roles`).
         exclude: roles that are not clipped.
-        eps: smallest weight norm.
+        eps: lower bound for the weight norm.
 
     >>> tx = clip_adaptively(0.01, {"conv": {"kernel": "conv"}, "head": {"kernel": "head"}})
     >>> ones = {"conv": {"kernel": jnp.ones((3, 3, 1, 2))}, "head": {"kernel": jnp.ones((2, 2))}}
@@ -85,10 +84,10 @@ def clip_adaptively(
 
 
 def require_excluded(params: PyTree, exclude: Collection[str], rules: Rules = ROLE_RULES) -> None:
-    """Raise if nothing is excluded: a classifier under a name the rules do not know would be clipped.
+    """Raise an error if nothing is excluded, because then a classifier with an unknown name would be clipped.
 
     Raises:
-        UsageError: ``exclude`` has an unknown role, or no parameter has one of its roles.
+        UsageError: if ``exclude`` contains an unknown role, or no parameter has one of its roles.
     """
     if exclude and not any(jax.tree.leaves(mask(params, exclude, rules))):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""How often something happens in a run: every so many steps, epochs or share of it, or every so many minutes."""
+"""How often something happens in a run: at an interval of steps, epochs, a share of the run, or minutes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from resnet_jax.training.duration import Duration, parse_duration
 
 @dataclasses.dataclass(frozen=True)
 class Cadence:
-    """How often something happens. One of the two is None.
+    """How often something happens. Exactly one of the two fields is None.
 
     Attributes:
-        period: steps between two times, 1 or more; it need not be whole: the k-th time is after step k * period,
-            rounded (a half goes up).
-        seconds: on the clock between two times, positive.
+        period: number of steps between two occurrences, 1 or more. It need not be an integer: occurrence k is after
+            step k * period, rounded (half up).
+        seconds: wall-clock time between two occurrences, positive.
 
     >>> half_epochs = Cadence.every("0.5 epochs", steps_per_epoch=7, total_steps=14)
     >>> [step for step in range(1, 15) if half_epochs.is_due(step)]
@@ -40,10 +40,10 @@ class Cadence:
 
     @classmethod
     def every(cls, length: str | Duration, *, steps_per_epoch: int, total_steps: int) -> Cadence:
-        """Return the cadence of a duration; less than a step is a step.
+        """Return the cadence for a duration, at least one step.
 
         Raises:
-            UsageError: it cannot be read.
+            UsageError: if it cannot be parsed.
         """
         length = parse_duration(length) if isinstance(length, str) else length
         if length.seconds is not None:
@@ -51,13 +51,13 @@ class Cadence:
         return cls(period=max(length.exact_steps(steps_per_epoch, total_steps), 1.0))
 
     def is_due(self, step: int) -> bool:
-        """Return whether it is due after ``step`` steps; never by the clock, for which see :class:`Ticker`."""
+        """Return whether it is due after ``step`` steps; False for wall-clock intervals, see :class:`Ticker`."""
         if self.period is None or step < 1:
             return False
         return self._at(round(step / self.period)) == step
 
     def after(self, step: int) -> int | None:
-        """Return the first step after ``step`` at which it is due; None by the clock."""
+        """Return the first step after ``step`` at which it is due, or None for wall-clock intervals."""
         if self.period is None:
             return None
         number = max(math.floor(step / self.period) - 1, 1)
@@ -66,7 +66,7 @@ class Cadence:
         return due
 
     def before(self, step: int) -> int:
-        """Return the last step before ``step`` at which it is due; 0 if there is none, and by the clock.
+        """Return the last step before ``step`` at which it is due; 0 if there is none, or for wall-clock intervals.
 
         >>> [Cadence(period=2.5).before(step) for step in (1, 3, 4, 6)]
         [0, 0, 3, 5]
@@ -84,11 +84,11 @@ class Cadence:
 
 
 class Ticker:
-    """Says when a cadence is due, from now on.
+    """Reports when a cadence is due, starting now.
 
     Args:
-        cadence: how often; a number is so many steps.
-        clock: seconds.
+        cadence: how often; a number is an interval in steps.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, cadence: Cadence | int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -96,7 +96,7 @@ class Ticker:
         self._clock, self._last = clock, clock()
 
     def is_due(self, step: int) -> bool:
-        """Return whether it is due after ``step``; by the clock, the time to the next one begins then."""
+        """Return whether it is due after ``step``. For wall-clock intervals, the next interval then begins."""
         if self._cadence.seconds is None:
             return self._cadence.is_due(step)
         now = self._clock()

@@ -1,14 +1,14 @@
-"""Checkpoints of a run: saved in one piece, compared with their manifest before they are read, kept or deleted.
+"""Checkpoints of a run: saved atomically, verified against their manifest before they are loaded, kept or deleted.
 
-A network of many equal blocks is written as it is scanned, however it was computed (:mod:`resnet_jax.models.layout`):
-so any execution can resume any other's state.
+A network with many equal blocks is stored in scanned form, however it was computed (:mod:`resnet_jax.models.layout`),
+so any execution can resume the state of any other.
 
-Two folders (:mod:`~resnet_jax.training.checkpoint_folder`): ``last`` keeps the newest states, to resume from; ``best``
-keeps those with the best validation results. Writing is asynchronous, so a state may be donated to the next step right
-after :meth:`Checkpoints.save`.
+There are two folders (:mod:`~resnet_jax.training.checkpoint_folder`): ``last`` keeps the newest states, to resume from;
+``best`` keeps those with the best validation results. Writing is asynchronous, and a state may be donated to the next
+step right after :meth:`Checkpoints.save`.
 
-Of several processes each has to make every call, with the same arguments: the main one decides and renames, and the
-others do as it says.
+With several processes, each must make every call with the same arguments: the main process decides and renames, and the
+others follow.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Checkpoints:
     """Saves and restores ``(state, progress)``; a context manager that waits for pending writes on exit.
 
     Args:
-        folder: where the ``last`` and ``best`` folders are; created when needed.
-        owner: whether this is the run itself, which clears what a killed process left half-written and moves damaged
-            checkpoints out of the way. A reader must not: the half-written may be the next checkpoint of a run still
-            going on.
-        events: what happens is logged to.
-        warn: is given a line for whatever the user has to know (default: a warning of this module's logger).
-        keep: how many checkpoints of each kind.
+        folder: the parent of the ``last`` and ``best`` folders; created when needed.
+        owner: whether the caller is the run itself, which deletes what a killed process left half-written and sets
+            damaged checkpoints aside. A reader must not do this: the half-written files may be the next checkpoint of a
+            run in progress.
+        events: the log that records what happens.
+        warn: called with a line for everything the user needs to know (default: a warning of this module's logger).
+        keep: how many checkpoints of each kind to keep.
     """
 
     def __init__(
@@ -88,20 +88,21 @@ class Checkpoints:
         axis: int = 0,
         score: Score | None = None,
     ) -> None:
-        """Start writing ``state`` and the JSON-serializable, non-empty ``progress`` under the state's step.
+        """Start writing ``state`` and the non-empty, JSON-serializable ``progress`` under the state's step.
 
-        Saving the same step a second time into one folder does nothing: it would be the same state.
+        Saving the same step to the same folder again does nothing, since the state would be the same.
 
         Args:
             kind: ``last`` or ``best``.
-            state: may be donated as soon as this returns.
-            progress: of the same moment.
-            axis: that of stacked blocks: 1 in a population, whose members come first.
-            score: of ``best``: what it is kept for. Of ``last``: it is kept as ``best`` too, which costs the loop
-                nothing. A best that is not finite is not kept.
+            state: the state; it may be donated as soon as this returns.
+            progress: the progress at the same step.
+            axis: the axis of stacked blocks: 1 in a population, whose leading axis is the members.
+            score: for ``best``: the score it is kept for. For ``last``: also keep it as ``best`` with this score, which
+                costs the loop nothing. A non-finite best is not kept.
 
         Raises:
-            RunError: it cannot be written, or one before could not be (:meth:`take_failure`): a full disk, for example.
+            RunError: if it cannot be written, or an earlier save failed (:meth:`take_failure`), for example because the
+                disk is full.
         """
         began = time.monotonic()
         if kind == "best" and score is not None and not score.is_finite:
@@ -126,23 +127,23 @@ class Checkpoints:
 
     @property
     def is_writing(self) -> bool:
-        """Whether something saved is not on disk yet."""
+        """Whether a save is still being written to disk."""
         return self._writer is not None and self._writer.is_busy
 
     @property
     def seconds_left(self) -> float:
-        """How long the next save would wait for the one being written, about; 0 if nothing is being written."""
+        """Estimate how many seconds the next save would wait for the current one; 0 if nothing is being written."""
         return 0.0 if self._writer is None else self._writer.seconds_left
 
     def take_failure(self) -> RunError | None:
-        """Return why a save of before failed, once, as one sentence; None if none has failed since."""
+        """Return, once, one sentence on why an earlier save failed, or None if none has failed since the last call."""
         return None if self._writer is None else self._writer.take_failure()
 
     def flush(self) -> None:
-        """Wait for what is being written.
+        """Wait until everything is written.
 
         Raises:
-            RunError: something could not be written since the last call, in any of the processes.
+            RunError: if a save has failed since the last call, in any of the processes.
         """
         self._wait()
         failure = self.take_failure()
@@ -150,35 +151,35 @@ class Checkpoints:
             raise failure or SaveError(self._folder, "last", "another process cannot write its part")
 
     def steps(self, kind: Kind) -> list[int]:
-        """Return the saved steps, oldest first; empty if there is none. They are not verified."""
+        """Return the saved steps, oldest first; empty if there are none. They are not verified."""
         self._wait()
         return self._agreed(lambda: self._choice.listed(kind))
 
     def scores(self) -> list[Entry]:
-        """Return the ``best`` checkpoints with what they were kept for, the best first."""
+        """Return the ``best`` checkpoints with the scores they were kept for, best first."""
         self._wait()
         rows = self._agreed(lambda: [_row(entry) for entry in ranked(self._choice.current_best())])
         return [Entry(row["step"], None if row["score"] is None else Score(**row["score"])) for row in rows]
 
     def is_begun(self) -> bool:
-        """Return whether anything was saved so far, intact or not."""
+        """Return whether anything has been saved so far, intact or not."""
         self._wait()
         return self._agreed(lambda: any(self._choice.listed(kind) or self._folder.damaged(kind) for kind in KINDS))
 
     def resume(self, like: TrainState, *, axis: int = 0) -> tuple[TrainState, dict[str, Any]] | None:
-        """Load what a run goes on from: the newest ``last``, or where none is left intact the newest ``best``.
+        """Load the checkpoint to resume a run from: the newest intact ``last``, or else the newest intact ``best``.
 
-        The best state of a population is put together of states of several steps, and is not one to go on from.
+        The best state of a population is assembled from states of several steps and cannot be resumed from.
 
         Args:
             like: as for :meth:`restore`.
-            axis: likewise.
+            axis: as for :meth:`save`.
 
         Returns:
-            The state and its progress; None if nothing was saved so far.
+            The state and its progress, or None if nothing has been saved so far.
 
         Raises:
-            DamagedError: there were checkpoints, and none is intact.
+            DamagedError: if there are checkpoints but none is intact.
             RunError: as for :meth:`restore`.
         """
         from_best = axis == 0 and bool(self.steps("best"))
@@ -190,7 +191,7 @@ class Checkpoints:
             if not from_best:
                 raise
             found = str(error).partition(NO_OTHER)[0]
-            self._choice.say(f"{found}. No 'last' checkpoint is left; the run goes on from the newest 'best' one")
+            self._choice.say(f"{found}. No 'last' checkpoint is left; the run resumes from the newest 'best' one")
             return self._restored("best", like, to_go_on=True)
 
     def restore(
@@ -198,31 +199,31 @@ class Checkpoints:
     ) -> tuple[TrainState, dict[str, Any]]:
         """Load the newest ``last`` or the best ``best`` checkpoint: the state and the progress saved with it.
 
-        It is compared with its manifest first. A damaged one is named, set aside if this is the run itself, and the
-        one before is used.
+        The checkpoint is first verified against its manifest. A damaged one is reported, set aside if the caller is the
+        run itself, and the one before it is used.
 
         Args:
             kind: ``last`` or ``best``.
-            like: a state with the shapes, dtypes and shardings wanted; the checkpoint may have been written on
-                another number of devices.
+            like: a state with the desired shapes, dtypes and shardings; the checkpoint may have been written on another
+                number of devices.
             axis: as for :meth:`save`.
-            at_most: of this step or before; None for the newest.
+            at_most: the latest step to consider; None for the newest.
 
         Raises:
-            DamagedError: none of them is intact.
-            RunError: there is none, or it does not fit; it names the folder and Orbax's own message.
+            DamagedError: if none of them is intact.
+            RunError: if there is none, or it does not fit; the message has the folder and Orbax's own message.
         """
         return self._restored(kind, like, axis, at_most=at_most)
 
     def restore_part(self, kind: Kind, like: dict[str, Any]) -> tuple[dict[str, Any], int]:
-        """Load some fields of a state, and the step it is from; for use without the optimizer.
+        """Load some fields of a state, and its step, for use without the optimizer.
 
         Args:
             kind: ``last`` or ``best``.
             like: field name -> tree of ``ShapeDtypeStruct`` with shardings.
 
         Raises:
-            RunError: as :meth:`restore`.
+            RunError: as for :meth:`restore`.
         """
         context = ocp.Context()
         context.pytree.loading.partial_load = True
@@ -231,10 +232,10 @@ class Checkpoints:
         return _relayout(loaded["state"], partial(layout.like, example=like), 0), step
 
     def close(self) -> None:
-        """Wait until everything saved so far is on disk, and let go of the folders; they open again when needed.
+        """Wait until everything saved so far is on disk, and release the folders; they reopen when needed.
 
         Raises:
-            RunError: something could not be written.
+            RunError: if something could not be written.
         """
         failure = None
         if self._writer is not None:
@@ -264,7 +265,7 @@ class Checkpoints:
     def _load(
         self, kind: Kind, wanted: dict[str, Any], *, newest_first: bool = False, at_most: int | None = None
     ) -> tuple[dict[str, Any], int]:
-        """Load from the first checkpoint that is intact."""
+        """Load the first intact checkpoint."""
         self._wait()
         failed: tuple[int, RunError] | None = None
         while True:
@@ -296,7 +297,7 @@ class Checkpoints:
             return loaded, step
 
     def _has_to_write(self, kind: Kind, step: int) -> bool:
-        """Return whether a save is one; makes the folder for it."""
+        """Return whether this save needs to be written, and create its folder."""
         is_there = step in self._choice.listed(kind) and step not in self._choice.stale[kind]
         if not is_there:
             self._choice.clear(
@@ -325,7 +326,7 @@ class Checkpoints:
             self._writer.wait()
 
     def _agreed(self, decide: Callable[[], Any]) -> Any:
-        """Return what the main process decides, in all of them; what it raises is raised in all of them."""
+        """Return the main process's decision in all processes; an exception it raises is raised in all of them."""
         if processes.count() == 1:
             return decide()
         answer: dict[str, Any] = {}
@@ -344,7 +345,7 @@ class Checkpoints:
         return answer["value"]
 
     def _plain_folder(self) -> Path:
-        """Return a path of the folder that Orbax can take: it reads ``[x]``, ``*`` and ``?`` as patterns."""
+        """Return a path of the folder that Orbax accepts, because it reads ``[x]``, ``*`` and ``?`` as patterns."""
         if self._alias is None and not is_plain(self._folder.path):
             self._alias = PlainAlias(self._folder.path)
         return self._folder.path if self._alias is None else self._alias.path
@@ -359,12 +360,12 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 
 def _relayout(tree: Any, convert: Callable[..., Any], axis: int, where: Any = None) -> Any:
-    """Return ``convert(tree, axis=axis)``, compiled if there is anything to convert (once for each ``convert``).
+    """Return ``convert(tree, axis=axis)``, compiled if there is anything to convert (once per ``convert``).
 
     Args:
         tree: a state or a part of one.
-        convert: changes its layout.
-        axis: of stacked blocks.
+        convert: function that changes its layout.
+        axis: the axis of stacked blocks.
         where: shardings of the result; None leaves them to the compiler.
     """
     same = jax.tree.structure(jax.eval_shape(partial(convert, axis=axis), tree)) == jax.tree.structure(tree)
@@ -372,7 +373,7 @@ def _relayout(tree: Any, convert: Callable[..., Any], axis: int, where: Any = No
 
 
 def _placed(leaf: jax.Array, where: Any) -> jax.Array:
-    """Return a leaf with the very sharding: of a key Orbax gives an equal one, for which a step is compiled again."""
+    """Return a leaf with exactly this sharding; Orbax gives keys an equal one, which would cause recompilation."""
     return leaf if leaf.sharding == where else jax.device_put(leaf, where)
 
 

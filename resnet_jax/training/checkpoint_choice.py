@@ -1,4 +1,4 @@
-"""Which checkpoint is loaded and which are kept: the first intact one in the order of preference.
+"""Which checkpoint to load and which to keep: the first intact one in order of preference.
 
 Only the main process looks; :class:`~resnet_jax.training.checkpoint.Checkpoints` tells the others what it found.
 """
@@ -14,7 +14,7 @@ from resnet_jax.training.checkpoint_folder import KINDS, CheckpointFolder, Entry
 from resnet_jax.training.manifest import Score, read_manifest, verify
 from resnet_jax.training.retention import Keep, ranked, superfluous_best, superfluous_last
 
-#: Where the message that none is left tells of what was found before it tells what to do.
+#: The position in the message that no checkpoint is left where findings are inserted, before the advice.
 NO_OTHER = ". No other"
 
 
@@ -22,14 +22,14 @@ class Choice:
     """Looks through the checkpoints of a folder.
 
     Args:
-        folder: of the checkpoints.
-        owner: whether this is the run itself, which moves damaged ones out of the way and deletes what is not kept.
-        events: what happens is logged to.
-        warn: is given a line for whatever the user has to know.
-        keep: how many checkpoints of each kind.
+        folder: the folder of the checkpoints.
+        owner: whether the caller is the run itself, which sets damaged checkpoints aside and deletes superfluous ones.
+        events: the log that records what happens.
+        warn: called with a line for everything the user needs to know.
+        keep: how many checkpoints of each kind to keep.
 
     Attributes:
-        stale: steps of a future that was given up: they will be made again, or others.
+        stale: steps from an abandoned continuation of the run, which will be made again, or others instead.
         passed_over: damaged checkpoints that stay where they are.
     """
 
@@ -42,7 +42,7 @@ class Choice:
         self.passed_over: set[tuple[Kind, int]] = set()
 
     def choose(self, kind: Kind, newest_first: bool, at_most: int | None) -> tuple[int, bool]:
-        """Return the step of the first intact checkpoint, and whether it has a manifest that says so."""
+        """Return the step of the first intact checkpoint, and whether it has a manifest to confirm this."""
         damaged: list[tuple[int, str]] = []
         while True:
             steps = [step for step in self._preferred(kind, newest_first) if (kind, step) not in self.passed_over]
@@ -62,7 +62,7 @@ class Choice:
             return step, manifest is not None
 
     def _damaged(self, kind: Kind, step: int, reason: str) -> str:
-        """Put a damaged checkpoint out of the way; return what to say of it."""
+        """Set a damaged checkpoint aside; return the message about it."""
         place = self.folder.set_aside(kind, step) if self._owner else None
         if place is None:
             self.passed_over.add((kind, step))
@@ -80,12 +80,12 @@ class Choice:
         other: Kind = "best" if kind == "last" else "last"
         rest = f"There is a {other!r} checkpoint too. " if self.listed(other) else ""
         return DamagedError(
-            f"{found}{NO_OTHER} {kind!r} checkpoint is left. {rest}Copy the checkpoints back from elsewhere, or to "
-            f"begin again delete {self.folder.path} or give another run directory"
+            f"{found}{NO_OTHER} {kind!r} checkpoint is left. {rest}Copy the checkpoints back from elsewhere, or, "
+            f"to start over, delete {self.folder.path} or give another run directory"
         )
 
     def _preferred(self, kind: Kind, newest_first: bool) -> list[int]:
-        """Return the steps that may be loaded, the one to load first."""
+        """Return the steps that may be loaded, in order of preference."""
         if kind == "last" or newest_first:
             return [step for step in reversed(self.listed(kind)) if step not in self.stale[kind]]
         current = ranked(self.current_best())
@@ -94,7 +94,7 @@ class Choice:
         return [*broken, *(entry.step for entry in (*current, *stale) if entry.step not in broken)]
 
     def listed(self, kind: Kind) -> list[int]:
-        """Return the steps of the complete ones, oldest first."""
+        """Return the steps of the complete checkpoints, oldest first."""
         self.clear()
         return self.folder.steps(kind)
 
@@ -102,7 +102,7 @@ class Choice:
         return [Entry(step, self._score(step)) for step in self.listed("best")]
 
     def current_best(self) -> list[Entry]:
-        """Return the ``best`` ones that are not of a future that was given up."""
+        """Return the ``best`` checkpoints that are not from an abandoned continuation."""
         return [entry for entry in self._best() if entry.step not in self.stale["best"]]
 
     def _score(self, step: int) -> Score | None:
@@ -113,7 +113,7 @@ class Choice:
         return None if manifest is None else manifest.score
 
     def _broken_best(self) -> list[int]:
-        """Return the steps of ``best`` whose manifest is damaged."""
+        """Return the steps of the ``best`` checkpoints whose manifest is damaged."""
         found = []
         for step in self.listed("best"):
             try:
@@ -125,13 +125,13 @@ class Choice:
         return found
 
     def go_back_to(self, step: int) -> None:
-        """Take what was saved after ``step`` as of a future that is given up: it will be made again, or another."""
+        """Mark everything saved after ``step`` as abandoned, because those steps will be made again or replaced."""
         if self._owner:
             for kind in KINDS:
                 self.stale[kind] |= {later for later in self.folder.steps(kind) if later > step}
 
     def tidy(self) -> None:
-        """Delete what is not kept."""
+        """Delete superfluous checkpoints."""
         last = self.folder.steps("last")
         going = superfluous_last(last, self._keep, self.stale["last"])
         staying = [step for step in last if step not in going]
@@ -140,13 +140,13 @@ class Choice:
         self.folder.remove("best", set(best) - set(self._broken_best()))
 
     def clear(self, *, again: bool = False) -> None:
-        """Delete what a killed process left, once, or again."""
+        """Delete what a killed process left behind; once, unless asked again."""
         if (again or not self._is_cleared) and processes.is_main():
             self._is_cleared = True
             for kind in KINDS:
                 self.folder.clear(kind)
 
     def say(self, text: str) -> None:
-        """Tell the user, in the main process."""
+        """Print a message in the main process."""
         if processes.is_main():
             self._warn(text[:1].upper() + text[1:])

@@ -1,15 +1,15 @@
-"""The folder of a run's checkpoints: its names, and the renames by which a checkpoint appears and goes.
+"""The folder of a run's checkpoints: its names, and the renames by which checkpoints appear and disappear.
 
-==========================  ===========================================================================
-``last/STEP``               complete, to resume from
-``best/STEP``               complete, of the best validations
-``KIND/STEP.partial...``    being written, or left by a process that was killed meanwhile
-``KIND/STEP.trash...``      being deleted, likewise
-``KIND/STEP.orbax-...``     half-written by a version before manifests
-``damaged/KIND-STEP``       set aside: it was not what was written
-==========================  ===========================================================================
+========================  =============================================================
+``last/STEP``             complete, to resume from
+``best/STEP``             complete, of the best validations
+``KIND/STEP.partial...``  being written, or left by a process that was killed meanwhile
+``KIND/STEP.trash...``    being deleted, likewise
+``KIND/STEP.orbax-...``   half-written by a version before manifests
+``damaged/KIND-STEP``     set aside because it differs from what was written
+========================  =============================================================
 
-Every one of them appears and goes by one rename, so a process may be killed at any moment.
+Each of them appears and disappears by a single rename, so a process may be killed at any moment.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _LEFT = (_UNFINISHED, _GOING, ".orbax-checkpoint-tmp")
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A checkpoint by what decides which are kept.
+    """The properties of a checkpoint that decide which are kept.
 
     Attributes:
-        step: updates done.
-        score: of the validation that it was kept for; None if it has none.
+        step: number of updates done.
+        score: score of the validation that it was kept for, or None.
     """
 
     step: int
@@ -48,10 +48,10 @@ class Entry:
 
 
 class CheckpointFolder:
-    """Names and renames below ``path``; it knows nothing of what is in a checkpoint.
+    """Names and renames below ``path``; independent of what a checkpoint contains.
 
     Args:
-        path: ``checkpoints`` of a run.
+        path: the ``checkpoints`` folder of a run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,14 +59,14 @@ class CheckpointFolder:
 
     @property
     def is_home(self) -> bool:
-        """Whether the directory that it is in is the one that it was, if there was one."""
+        """Whether the parent directory is still the one it was at first, if there was one."""
         return self._home is None or identity(self.path.parent) == self._home
 
     def require_home(self) -> None:
-        """Refuse to make a directory again that was removed or moved while it was in use, with nothing else in it.
+        """Refuse to re-create a directory that was removed or moved while in use, since nothing else would be in it.
 
         Raises:
-            OSError: it was.
+            OSError: if that happened.
         """
         if not self.is_home:
             raise FileNotFoundError(errno.ENOENT, "the directory was removed or moved", str(self.path.parent))
@@ -75,7 +75,7 @@ class CheckpointFolder:
             self._home = identity(self.path.parent)
 
     def take_back(self) -> None:
-        """Delete what was being written where the directory has gone: TensorStore makes it again, with all above."""
+        """Delete what is being written to a directory that is gone; TensorStore re-creates it with all its parents."""
         for kind in KINDS:
             self.clear(kind)
         for folder in (*(self.path / kind for kind in KINDS), self.path, self.path.parent):
@@ -83,16 +83,16 @@ class CheckpointFolder:
                 folder.rmdir()
 
     def complete(self, kind: Kind, step: int) -> Path:
-        """Return where a complete checkpoint is."""
+        """Return the path of a complete checkpoint."""
         return self.path / kind / str(step)
 
     def unfinished(self, kind: Kind, step: int) -> Path:
-        """Return where it is while it is written."""
+        """Return the path of a checkpoint while it is being written."""
         return self.path / kind / f"{step}{_UNFINISHED}"
 
     @property
     def aside(self) -> Path:
-        """Where damaged ones are."""
+        """The folder of damaged checkpoints."""
         return self.path / "damaged"
 
     def steps(self, kind: Kind) -> list[int]:
@@ -105,15 +105,15 @@ class CheckpointFolder:
         return sorted(path for path in found if any(part in path.name for part in _LEFT))
 
     def damaged(self, kind: Kind | None = None) -> list[Path]:
-        """Return what was set aside, of one kind or of all."""
+        """Return the checkpoints that were set aside, of one kind or all."""
         begins = "" if kind is None else f"{kind}-"
         return sorted(self.aside / name for name in _names(self.aside) if name.startswith(begins))
 
     def commit(self, kind: Kind, step: int) -> None:
-        """Make the unfinished checkpoint a complete one, in place of one of the same step.
+        """Turn an unfinished checkpoint into a complete one, replacing one of the same step.
 
         Raises:
-            OSError: it cannot be renamed.
+            OSError: if it cannot be renamed.
         """
         self.require_home()
         place = self.complete(kind, step)
@@ -131,13 +131,13 @@ class CheckpointFolder:
                 _delete(going)
 
     def clear(self, kind: Kind, step: int | None = None) -> None:
-        """Delete what is half-written or half-deleted; of one step or of all."""
+        """Delete what is half-written or half-deleted, for one step or all."""
         for path in self.left_over(kind):
             if step is None or path.name.split(".")[0] == str(step):
                 _delete(path)
 
     def set_aside(self, kind: Kind, step: int) -> Path | None:
-        """Move a damaged checkpoint out of the way; return where to, or None if that cannot be done."""
+        """Set a damaged checkpoint aside; return its new path, or None if that is impossible."""
         place = _unused(self.aside / f"{kind}-{step}")
         try:
             self.aside.mkdir(exist_ok=True)
@@ -156,7 +156,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _unused(path: Path) -> Path:
-    """Return ``path``, or the first of ``path-2``, ``path-3``, ... that is not there."""
+    """Return ``path``, or the first of ``path-2``, ``path-3``, ... that does not exist."""
     found, number = path, 1
     while os.path.lexists(found):
         number += 1

@@ -1,7 +1,7 @@
-"""The thread that makes a saved state a checkpoint: waits for Orbax, digests what it wrote, and gives it its name.
+"""The thread that turns a saved state into a checkpoint: waits for Orbax, computes digests, and renames the result.
 
-The loop only waits for the copy from the devices to the host. The rest is done here, one save after the other, at low
-priority: until the last rename there is no checkpoint, after it there is one with its manifest.
+The loop only waits for the copy from the devices to the host. Everything else happens here, one save after the other,
+at low priority: before the final rename there is no checkpoint, and after it there is one with its manifest.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Pending:
 
     Attributes:
         kind: ``last`` or ``best``.
-        step: updates done.
-        response: Orbax's; ``.result()`` waits, and ends its thread.
-        score: of a ``best`` one; of a ``last`` one: it is to be kept as ``best`` too.
+        step: number of updates done.
+        response: Orbax's response; ``.result()`` waits, and ends its thread.
+        score: for ``best``, its score; for ``last``, the score to also keep it as ``best`` with.
         blocked: seconds that the loop waited.
     """
 
@@ -42,13 +42,13 @@ class Pending:
 
 
 class CheckpointWriter:
-    """Finishes saves in the order in which they come.
+    """Finishes saves in the order in which they arrive.
 
     Args:
-        folder: of the checkpoints.
-        events: logged to.
-        tidy: called after each; deletes what is not kept. None in processes other than the main one, which only wait
-            for Orbax.
+        folder: the folder of the checkpoints.
+        events: the log of events.
+        tidy: called after each save to delete superfluous checkpoints. None in processes other than the main one, which
+            only wait for Orbax.
     """
 
     def __init__(self, folder: CheckpointFolder, events: EventLog, tidy: Callable[[], None] | None) -> None:
@@ -60,7 +60,7 @@ class CheckpointWriter:
         self._took: float | None = None
 
     def add(self, pending: Pending) -> None:
-        """Finish a save, from here on without the loop."""
+        """Finish a save in the background."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
             self._thread.start()
@@ -74,7 +74,7 @@ class CheckpointWriter:
 
     @property
     def seconds_left(self) -> float:
-        """How long what is being written still takes, by the one before; 0 if nothing is, or none is known."""
+        """Estimate how many seconds the current write still takes, from the one before; 0 if unknown or idle."""
         began = self._began
         if began is None or self._took is None:
             return 0.0
@@ -85,11 +85,11 @@ class CheckpointWriter:
         self._queue.join()
 
     def take_failure(self) -> RunError | None:
-        """Return why a save failed, once; None if none has."""
+        """Return, once, why a save failed, or None."""
         return self._failures.pop(0) if self._failures else None
 
     def close(self) -> None:
-        """Wait, and end the thread; it begins again when it is needed."""
+        """Wait, and end the thread; it restarts when needed."""
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
@@ -132,7 +132,7 @@ class CheckpointWriter:
         self._tidy()
 
     def _copy_as_best(self, step: int, files: dict[str, tuple[int, str]], score: Score, began: float) -> None:
-        """Keep the state as ``best`` too: a copy of its own, so that damage to one of them leaves the other."""
+        """Keep the state as ``best`` too, as a separate copy, so that damage to one leaves the other intact."""
         try:
             staged = self._folder.unfinished("best", step)
             copy_verified(self._folder.unfinished("last", step), staged, files)
@@ -161,21 +161,21 @@ class CheckpointWriter:
 
 
 class SaveError(RunError):
-    """A checkpoint could not be written: one sentence, of which Orbax says one for each of its threads.
+    """A checkpoint could not be written: one sentence, although Orbax reports one per thread.
 
     Attributes:
-        what: happened, without what to do.
-        reason: in the system's words.
+        what: what happened, without advice.
+        reason: the reason, in the system's words.
     """
 
     def __init__(self, folder: CheckpointFolder, kind: Kind, reason: str) -> None:
         self.reason = reason
-        self.what = f"cannot write a checkpoint in {folder.path / kind}: {reason}. What was saved before stays"
+        self.what = f"cannot write a checkpoint in {folder.path / kind}: {reason}. Earlier checkpoints are kept"
         super().__init__(f"{self.what}; free some space or repair it, and resume with the same command")
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what the system said, without the words that Orbax and TensorStore put around it."""
+    """Return the system's message, without the text that Orbax and TensorStore add to it."""
     text = str(error).strip() or type(error).__name__
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO, errno.EMFILE):
         if getattr(error, "errno", None) == number or os.strerror(number) in text:

@@ -1,7 +1,7 @@
-"""What is compiled, for which devices, with which compiler options.
+"""What is compiled, for which devices, and with which compiler options.
 
-Every function here takes a pure function and returns the compiled one for a mesh. The options are per jit, never
-global flags, and chosen by measurement; the tables say which.
+Every function here takes a pure function and returns it compiled for a mesh. Compiler options are set per jit, never as
+global flags, and were chosen by measurement; the tables below give the reasons.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from resnet_jax.training.options import LossScaling
 from resnet_jax.training.placement import Devices, as_placement, traced_for
 from resnet_jax.training.state import TrainState, init_state
 
-#: Initialization runs once. On the CPU, XLA spends seconds on optimizing each random draw (132 s for an 18-block
-#: network with jax 0.12); at level 0 the values agree within float rounding.
+#: Initialization runs once. On the CPU, XLA spends seconds optimizing each random draw (132 s for an 18-block network
+#: with jax 0.12); at level 0 the values agree within float rounding.
 INIT_OPTIONS: dict[str, dict[str, Any]] = {"cpu": {"xla_backend_optimization_level": 0}}
 
-#: On the CPU, XLA's default sends convolutions to YNNPACK, which runs many weight gradients on one thread. Eigen's
+#: On the CPU, XLA sends convolutions to YNNPACK by default, which runs many weight gradients on one thread. Eigen's
 #: made the ResNet-20 step at batch 128 1.5 to 2.2 times faster (2 cores, jax 0.10.2).
 STEP_OPTIONS: dict[str, dict[str, Any]] = {
     "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 }
 
-#: Of a step that is mapped over several devices. A TPU's compiler makes no sum over devices asynchronous unless it is
-#: asked to, and lets kernels carry it on; then, at full effort, some of the gradient crosses beside kernels
-#: (``experiments/results/chips/README.md``). The names are libtpu 0.0.42's, as public trainings of its maker use them.
+#: For a step that is mapped over several devices. The TPU compiler makes sums over devices asynchronous, and lets
+#: kernels overlap with them, only on request; then, at full effort, part of the gradient is communicated alongside
+#: kernels (``experiments/results/chips/README.md``). The names are those of libtpu 0.0.42, as used in its vendor's
+#: public training code.
 MAPPED_OPTIONS: dict[str, dict[str, Any]] = {
     "tpu": {
         "xla_enable_async_all_reduce": True,
@@ -45,26 +46,26 @@ MAPPED_OPTIONS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Given:
-    """A compiled step with its last argument: arrays that are the same at every call, and never donated.
+    """A compiled step with its last argument bound: arrays that are the same at every call and never donated.
 
     Attributes:
         jitted: what ``jax.jit`` returned.
-        arrays: on the devices.
+        arrays: the arrays, on the devices.
     """
 
     jitted: Any
     arrays: Any
 
     def __call__(self, *arguments: Any) -> Any:
-        """Call it."""
+        """Call the step."""
         return self.jitted(*arguments, self.arrays)
 
     def lower(self, *arguments: Any) -> Any:
-        """Lower it; what is compiled of that takes the arrays in the same way."""
+        """Lower the step; the compiled result takes the arrays in the same way."""
         return Given(self.jitted.lower(*arguments, self.arrays), self.arrays)
 
     def compile(self) -> Any:
-        """Compile what was lowered."""
+        """Compile the lowered step."""
         return Given(self.jitted.compile(), self.arrays)
 
 
@@ -79,7 +80,7 @@ def create_state(
     loss_scaling: LossScaling | None = None,
     start: Callable[[Any], Any] | None = None,
 ) -> TrainState:
-    """Build the state inside jit, already on its devices: no host copy, and one compiled step afterwards.
+    """Build the state inside jit, directly on its devices: no host copy, and one compiled step afterwards.
 
     See :func:`resnet_jax.training.state.init_state` for the arguments.
     """
@@ -102,16 +103,16 @@ def compile_train_step(
 ) -> Callable[..., Any]:
     """Jit ``step(state, batch) -> (state, metrics)`` with a donated state and a sharded batch.
 
-    On several devices a step of :func:`~resnet_jax.training.step.make_train_step` is mapped over them where it can be
+    On several devices, a step of :func:`~resnet_jax.training.step.make_train_step` is mapped over them where possible
     (:mod:`resnet_jax.training.mapped`).
 
     Args:
         step: a pure function.
         mesh: the devices, as a mesh or a :class:`~resnet_jax.training.placement.Placement`.
-        donate: whether the state's memory may be used again.
-        batch_axis: the batch's axis of examples, which is cut over the devices; 1 for a population.
-        mapped: False leaves it to the compiler how the step is cut over several devices.
-        given: arrays that the step takes as its third argument, whole on every device; None for none.
+        donate: whether the state's memory may be reused.
+        batch_axis: the batch axis, which is sharded over the devices; 1 for a population.
+        mapped: False lets the compiler partition the step over several devices.
+        given: arrays that the step takes as its third argument, replicated on every device; None for none.
     """
     placement = as_placement(mesh)
     state, more = placement.state(), () if given is None else (placement.outputs,)
@@ -163,7 +164,7 @@ def options_for(table: dict[str, dict[str, Any]], mesh: Devices) -> dict[str, An
 
 
 def step_options(mesh: Devices, *, mapped: bool) -> dict[str, Any] | None:
-    """Return the compiler options of a train step: those of :data:`STEP_OPTIONS`, and what it needs if it is mapped.
+    """Return the compiler options of a train step: :data:`STEP_OPTIONS`, and those for a mapped step.
 
     Args:
         mesh: the devices.

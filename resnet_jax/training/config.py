@@ -1,7 +1,7 @@
-"""Configuration of the training floor: how long and how to train. The optimizer has its own: `options`.
+"""Configuration of how long and how to train. The optimizer has its own configuration in `options`.
 
-Every length is a text that :func:`~resnet_jax.training.duration.parse_duration` reads, kept in one spelling: ``15
-epochs``, ``500 steps``, ``5%`` of the whole run, and where the clock may decide ``10 minutes``.
+Every length is a text that :func:`~resnet_jax.training.duration.parse_duration` reads, stored in one normalized
+spelling: ``15 epochs``, ``500 steps``, ``5%`` of the whole run, and ``10 minutes`` where wall-clock time is allowed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _STEPS: tuple[Unit, ...] = ("epochs", "steps")
 _CLOCK: tuple[Unit, ...] = ("seconds", "minutes", "hours")
 
-#: Fields that are lengths -> the units that they take, and how to say that.
+#: Fields that are lengths -> the units they accept, and how to describe those.
 _LENGTHS: dict[str, tuple[tuple[Unit, ...], str]] = {
     "length": (_STEPS, "epochs or steps"),
     "limit": ((*_STEPS, *_CLOCK), "steps, epochs, or a time such as '30 min'"),
@@ -44,63 +44,72 @@ class TrainConfig:
     """How long and how to train.
 
     Raises:
-        UsageError: a value out of range, or a length that cannot be read.
+        UsageError: if a value is out of range, or a length cannot be parsed.
     """
 
     length: str = "10 epochs"
-    """How long to train: '10 epochs' (passes over the training set) or '64000 steps' (updates). The schedule of the
-    learning rate is over it."""
+    """How long to train: '10 epochs' (passes over the training set) or '64000 steps' (updates). The learning-rate
+    schedule spans this length."""
     limit: str | None = None
-    """Shorter than length: '200 steps', which the schedule is then over, or a time on the clock such as '30 min', over
-    all sessions, which cuts the run off; None for no limit."""
+    """A limit below length: either a number of steps such as '200 steps', which the schedule then spans, or wall-clock
+    time over all sessions such as '30 min', which cuts the run off. None: no limit."""
     batch_size: AtLeast1 = 128
     """Examples per update, over all devices."""
     accumulate: AtLeast1 = 1
-    """Micro-batches an update is made of, to fit a large batch in memory."""
+    """Number of micro-batches per update (gradient accumulation), to fit a large batch in memory."""
     placement: Annotated[PlacementChoice, SAME_RESULT] = "replicated"
-    """How parameters, optimizer state and moving averages lie: replicated on every device, or fsdp, cut over them."""
+    """Where parameters, optimizer state and moving averages live: replicated on every device, or sharded over the
+    devices (fsdp)."""
     fsdp_devices: Annotated[AtLeast1, SAME_RESULT] | None = None
-    """With placement fsdp: over how many consecutive devices each copy of the state is cut, a divisor of all; None:
-    over all."""
+    """With placement fsdp: the number of consecutive devices that each copy of the state is sharded over, a divisor of
+    all devices. None: all."""
     forms: Annotated[FormsChoice, SAME_RESULT] = "auto"
-    """How operations are computed: auto, the fastest form where the run is, which on one CPU device is another one than
-    on several; or plain, one form everywhere, so that moving a run changes nothing but the order of sums."""
+    """How operations are computed. auto: the fastest form for the hardware, which on one CPU device differs from that
+    on several. plain: the same form everywhere, so that moving a run changes nothing but the order of sums."""
     steps_per_dispatch: Annotated[AtLeast1, SAME_RESULT] | None = None
-    """Updates made in one call, from examples resident on the devices; None: 1 on CPUs, more where it pays."""
+    """Updates per compiled call, on examples resident on the devices. None: 1 on CPUs, more where it is faster."""
     ema: Averaging = dataclasses.field(default_factory=Averaging)
-    """Averages of parameters and statistics, which are then what is evaluated; off without a decay or kind swa."""
+    """Moving averages of parameters and batch statistics, which are then evaluated. Off unless a decay or kind swa is
+    set."""
     loss_scale: LossScaling = dataclasses.field(default_factory=LossScaling)
-    """With model.dtype float16: what the loss is multiplied by."""
+    """With model.dtype float16: the factor the loss is multiplied by."""
     validate_every: str = "1 epochs"
-    """Between validations: epochs, steps or a share of the run ('5%'). The end of the run is always validated."""
+    """Interval between validations, in epochs, steps or a share of the run ('5%'). The run always ends with a
+    validation."""
     save_every: Annotated[str, SAME_RESULT] | None = None
-    """Between checkpoints to resume from, also by the clock ('10 min'); None: with every validation."""
+    """Interval between checkpoints to resume from, optionally in wall-clock time ('10 min'). None: at every
+    validation."""
     keep_last: Annotated[AtLeast1, SAME_RESULT] = 2
-    """Newest checkpoints to resume from that are kept: should one be damaged, the one before is used."""
+    """Number of most recent checkpoints to keep for resuming. If one is damaged, the one before it is used."""
     keep_best: Annotated[AtLeast1, SAME_RESULT] = 1
-    """Checkpoints of the best validations that are kept (of each checkpoint to resume from, as it was then)."""
+    """Number of best checkpoints to keep, by validation metric (for each checkpoint to resume from, as of that
+    time)."""
     on_save_failure: Annotated[Literal["continue", "stop"], SAME_RESULT] = "continue"
-    """What a checkpoint that cannot be written (a full disk) does: training goes on and tries again at the next one, or
-    stops. Stopping would lose what going on may still save; the last state of the run has to be written in any case."""
+    """What happens if a checkpoint cannot be written, such as on a full disk: training continues and tries again at the
+    next one, or it stops. Stopping would lose what a later save may still preserve. The final state must be written in
+    either case."""
     save_share: Annotated[float, Interval(gt=0.0, le=1.0), SAME_RESULT] = 0.05
-    """Largest share of the time that saving may take; where it takes more, the interval becomes longer. 1: no limit."""
+    """The largest fraction of the time that saving may take. If it takes more, the interval is lengthened. 1: no
+    limit."""
     early_stopping: EarlyStopping = dataclasses.field(default_factory=EarlyStopping)
-    """When to stop before the end, by the validation's headline metric; off without a patience."""
+    """When to stop early, by the headline metric on the validation split. Off unless a patience is set."""
     max_rejected: AtLeast0 = 0
-    """Updates in a row that may be rejected, something in them being not finite, before the run stops: each leaves the
-    network as it was."""
+    """Number of consecutive updates that may be rejected for non-finite values before the run stops. A rejected update
+    leaves the network unchanged."""
     spikes: Spikes = dataclasses.field(default_factory=Spikes)
-    """When the loss has risen so far that the run goes back to its last checkpoint; off without a factor."""
+    """When to return to the last checkpoint because the loss has risen too far. Off unless a factor is set."""
     select: Literal["last", "best"] = "last"
-    """Which state is tested at the end: last, or best (on validation)."""
+    """The state to test at the end: last, or best (by validation)."""
     test_views: Literal["none", "flip", "flip_shift"] = "none"
-    """Views of every test image at the end, whose probabilities are averaged (as eval --views); validation has none."""
+    """Test-time augmentation of the final test, whose probabilities are averaged (as in eval --views). Validation has
+    none."""
     log_every: Annotated[str, SAME_RESULT] = "50 steps"
-    """Between rows of metrics.jsonl and scalars of observers."""
+    """Interval between rows of metrics.jsonl and scalars for observers."""
     depth_every: Annotated[str, SAME_RESULT] | None = None
-    """Between rows of depth.jsonl, the gradient that reaches every block, from the first step on; None for none."""
+    """Interval between rows of depth.jsonl, which record the gradient that reaches every block, from the first step on.
+    None: no rows."""
     observers: Annotated[tuple[str, ...], SAME_RESULT] = ("tensorboard",)
-    """Observers of the training besides the files and the terminal: tensorboard, wandb, trackio, or registered ones
+    """Observers of the training, besides files and terminal: tensorboard, wandb, trackio, or registered ones
     (resnet_jax.report.trackers)."""
 
     def __post_init__(self) -> None:
@@ -112,21 +121,21 @@ class TrainConfig:
                 object.__setattr__(self, name, str(_checked(name, text, units, said)))
 
     def averaging(self) -> Averaging | None:
-        """Return how moving averages are taken, None for none."""
+        """Return how moving averages are computed, or None for none."""
         return self.ema if self.ema.on else None
 
     def placed(self, devices: Sequence[Any] | None = None) -> Placement:
-        """Return the placement on ``devices`` (JAX devices; default: all of them, of all processes).
+        """Return the placement on ``devices`` (JAX devices; default: all devices of all processes).
 
         Raises:
-            UsageError: ``fsdp_devices`` does not divide them.
+            UsageError: if ``fsdp_devices`` does not divide their number.
         """
         from resnet_jax.training.placement import Placement
 
         return Placement.of(devices, kind=self.placement, fsdp_devices=self.fsdp_devices)
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Return the updates of the whole run; at least one."""
+        """Return the number of updates of the whole run, at least one."""
         steps = parse_duration(self.length).steps(steps_per_epoch)
         if self.limit is not None and self.time_limit is None:
             steps = min(steps, parse_duration(self.limit).steps(steps_per_epoch))
@@ -134,21 +143,21 @@ class TrainConfig:
 
     @property
     def time_limit(self) -> float | None:
-        """Seconds on the clock after which the run ends; None for no such limit."""
+        """Seconds of wall-clock time after which the run ends, or None for no such limit."""
         return None if self.limit is None else parse_duration(self.limit).seconds
 
     def cadence(self, length: str, steps_per_epoch: int) -> Cadence:
-        """Return how often something happens that goes by one of the fields."""
+        """Return the interval that one of the fields describes."""
         return Cadence.every(length, steps_per_epoch=steps_per_epoch, total_steps=self.total_steps(steps_per_epoch))
 
     def depth_steps(self, steps_per_epoch: int) -> int | None:
-        """Return the updates between two whose gradients are measured at every block; None for none."""
+        """Return the number of updates between measurements of the gradient at every block, or None for none."""
         if self.depth_every is None:
             return None
         return max(parse_duration(self.depth_every).steps(steps_per_epoch, self.total_steps(steps_per_epoch)), 1)
 
     def plan(self, steps_per_epoch: int) -> Plan:
-        """Return what the loop is to do."""
+        """Return the plan for the training loop."""
         return Plan(
             self.total_steps(steps_per_epoch),
             steps_per_epoch,

@@ -1,6 +1,6 @@
-"""What the loop does at the end of a call: go on, end the run, or stop the session. The only place that decides it.
+"""The loop's decision at the end of a call: continue, end the run, or stop the session. Nothing else decides it.
 
-Over several processes all of them have to decide alike, for the next program is run by all of them together.
+With several processes, all must decide alike, because all of them run the next program together.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class Decision:
     """What follows from the steps so far, and from what happened meanwhile.
 
     Attributes:
-        over: the run ends here: all its steps are made, or its time is up.
-        stop: somebody asked for the session to stop, in whichever process.
-        saves: a save by the clock is due.
+        over: the run ends here: all steps are done, or the time is up.
+        stop: the session was asked to stop, in any process.
+        saves: a wall-clock save is due.
     """
 
     over: bool
@@ -31,14 +31,14 @@ class Decision:
 def decide(
     step: int, session: Session, stop: StopRequest | None, agreement: Agreement | None = None, *, saves: bool = False
 ) -> Decision:
-    """Decide after a call, once a call.
+    """Make the decision, once per call.
 
     Args:
-        step: updates done.
-        session: knows the plan and the clock.
-        stop: whether somebody asked. In every process it has the signal afterwards.
-        agreement: of the processes; None for one alone.
-        saves: whether this process finds that a save by the clock is due.
+        step: number of updates done.
+        session: provides the plan and the clock.
+        stop: the stop request. Afterwards, it holds the signal in every process.
+        agreement: the agreement between processes; None for a single process.
+        saves: whether this process finds that a wall-clock save is due.
     """
     agreement = agreement or Agreement(alone=True)
     if agreement.due and not agreement.alone:

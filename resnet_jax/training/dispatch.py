@@ -1,19 +1,19 @@
-"""Several updates in one call: the train step in a compiled loop over a training set resident on the devices.
+"""Several updates per call: the train step in a compiled loop over a training set resident on the devices.
 
-A small network's step is shorter on an accelerator than what the host does to start it. Here the host sends the
-positions of the examples, a few bytes each, and the device does the rest: it gathers a batch from the pixels it holds,
-augments it inside the step, and continues with the next one without returning to the host.
+On an accelerator, the step of a small network takes less time than the host needs to launch it. Here the host sends
+only the positions of the examples, a few bytes each, and the device does the rest: it gathers a batch from the pixels
+it holds, augments it inside the step, and continues with the next one without returning to the host.
 
-* The step is the **same function** as for single calls, on the same batches, so the numbers are those of single calls
-  up to float rounding (the compiler may fuse a loop's body otherwise; on a CPU, ResNet-20 came to the same bits after
-  285 updates one and sixteen in a call).
-* How many updates a call makes is data, not shape: a call cut short by the end of an epoch or of the run, or begun in
-  the middle by a resumed one, runs the same program. For a given K it does not matter **at all** how a run was cut into
-  calls.
-* Every device holds the whole training set and gathers its own part of the batch: no pixel is communicated. That costs
-  the bytes of the training set on each device: 138 MB for CIFAR-10's 45,000 training images.
-* An update that is rejected leaves the state as it was, and the later updates of the call continue from there, as
-  single calls would until the host looks. The metrics say which one it was.
+* The step is the **same function** as for single calls, on the same batches, so the numbers equal those of single calls
+  up to float rounding (the compiler may fuse the loop body differently; on a CPU, ResNet-20 reached the same bits after
+  285 updates with one or sixteen updates per call).
+* The number of updates per call is data, not shape: a call cut short by the end of an epoch or of the run, or started
+  in the middle by a resumed run, uses the same program. For a given K, it makes **no difference at all** how a run was
+  divided into calls.
+* Every device holds the whole training set and gathers its own part of the batch, so no pixels are communicated. The
+  cost is the size of the training set on each device: 138 MB for the 45,000 training images of CIFAR-10.
+* A rejected update leaves the state unchanged, and later updates of the call continue from there, as single calls would
+  until the host looks. The metrics show which update it was.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def make_multi_step(
 ) -> Callable[..., Any]:
     """Build ``multi_step(state, data, chunk) -> (state, metrics)``; the metrics have a leading axis of K updates.
 
-    ``data`` is the training set, arrays (N, ...) by name, such as ``image`` and ``label``. ``chunk`` says what to take
-    of it, a row an update: ``index`` and ``epoch``, int32 (K, B), in a population (K, members, B), and ``count``, an
-    int32 scalar, how many of the K updates to make. All indices must be in the training set.
+    ``data`` is the training set, arrays (N, ...) by name, such as ``image`` and ``label``. ``chunk`` selects from it,
+    one row per update: ``index`` and ``epoch``, int32 (K, B), or (K, members, B) for a population, and ``count``, an
+    int32 scalar, the number of updates to make out of K. All indices must be in the training set.
 
     Args:
         step: ``(state, batch) -> (state, metrics)``, pure, from :func:`resnet_jax.training.step.make_train_step`.
-        sharding: of each array of a batch; None leaves it to the compiler.
-        kept: says of the state after each update where it lies; see
+        sharding: sharding of each array of a batch; None leaves it to the compiler.
+        kept: constrains the sharding of the state after each update; see
             :meth:`~resnet_jax.training.placement.Placement.kept`.
 
     Returns:
@@ -84,14 +84,14 @@ def make_multi_step(
 def compile_multi_step(
     step: Callable[..., Any], mesh: Devices, *, donate: bool = True, batch_axis: int = 0, given: Any = None
 ) -> Callable[..., Any]:
-    """Jit the multi-step of ``step``: the state donated, the training set whole on every device, batches sharded.
+    """Jit the multi-step of ``step``: donated state, training set replicated on every device, sharded batches.
 
     Args:
         step: a pure function.
         mesh: the devices.
-        donate: whether the state's memory may be used again.
-        batch_axis: the batch's axis of examples; 1 for a population.
-        given: arrays that the step takes as its third argument, whole on every device; None for none.
+        donate: whether the state's memory may be reused.
+        batch_axis: the batch axis; 1 for a population.
+        given: arrays that the step takes as its third argument, replicated on every device; None for none.
     """
     placement = as_placement(mesh)
     state, whole, rows = placement.state(), placement.outputs, placement.batch(batch_axis + 1)
@@ -128,12 +128,12 @@ def chunks(
     """Yield the chunk of every call, on the devices.
 
     Args:
-        order: 0-based step -> this process's positions and the pass of each, (B,), as
-            :meth:`resnet_jax.data.pipeline.TrainBatches.order`; in a population (members, B).
-        calls: (first step, updates) of each.
-        size: K, rows of a chunk.
+        order: 0-based step -> this process's positions and their epochs, (B,), as
+            :meth:`resnet_jax.data.pipeline.TrainBatches.order`; (members, B) for a population.
+        calls: (first step, number of updates) of each call.
+        size: K, the number of rows of a chunk.
         mesh: the devices.
-        axis: of examples in the positions of a step; 1 in a population.
+        axis: the axis of examples in the positions of a step; 1 for a population.
     """
     placement = as_placement(mesh)
     for first, count in calls:

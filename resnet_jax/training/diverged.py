@@ -1,4 +1,4 @@
-"""The end of a training whose updates are rejected: what happened, where, and the state at hand."""
+"""The end of a training with rejected updates: what happened, where, and the state at that point."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from resnet_jax.errors import RunError
 
 
 class Diverged(RunError):
-    """Something in an update was not finite, once more often in a row than is tolerated.
+    """An update was not finite, once more in a row than is tolerated.
 
     Args:
-        step: the update that was rejected, from 1.
-        metrics: of that step.
-        tolerated: rejected updates in a row that only are reported.
-        member: number of the member of a population; None for a run alone.
+        step: the rejected update, counted from 1.
+        metrics: metrics of that step.
+        tolerated: number of consecutive rejected updates that are only reported.
+        member: index of the population member; None for a single run.
 
     Attributes:
-        state: as it is now, set by the loop; the updates in flight were made meanwhile. None elsewhere.
-        made_after: updates that have changed it since that step, 0 for none: the rejected one did not.
+        state: the current state, set by the loop after the updates in flight; None elsewhere.
+        made_after: number of updates that changed the state after that step, 0 for none; the rejected one did not.
     """
 
     in_all_processes = True  # all of them read the same metrics
@@ -35,7 +35,7 @@ class Diverged(RunError):
         self.made_after = 0
 
     def add(self, sentence: str) -> None:
-        """Put a sentence of what was found out since into the message, before the advice."""
+        """Insert a sentence about later findings into the message, before the advice."""
         said, advice, rest = str(self).partition(" Look at: ")
         sentence = sentence[:1].upper() + sentence[1:]
         self.args = (f"{said} {sentence}.{advice}{rest}",)
@@ -48,7 +48,7 @@ def _said(step: int, metrics: Mapping[str, float], tolerated: int, member: int |
         f"{who} diverged at step {step}: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}"
         + (f", with the loss scale down at {metrics['loss_scale']:g}. " if scaled else ". ")
         + (f"{tolerated} rejected updates in a row are tolerated (train.max_rejected). " if tolerated else "")
-        + "The update was rejected and the last good checkpoint stays. Look at: the learning rate (lower it or add "
+        + "The update was rejected and the last good checkpoint is kept. Look at: the learning rate (lower it or add "
         "optim.schedule.warmup '5 epochs'), clipping (optim.clip_norm 1), the normalization of the images "
         "(data.mean, data.std); with batches of your own, whether every label is one of the network's classes "
         "0..K-1" + (", the range of float16, which ends at 65,504 (model.dtype bfloat16)" if scaled else "")

@@ -1,8 +1,8 @@
-"""Lengths of training as people say them: epochs, steps, a share of the whole run, or time on the clock.
+"""Lengths of training as people state them: epochs, steps, a share of the whole run, or wall-clock time.
 
-Recipes speak three dialects: "90 epochs" (Goyal et al., 2017), "64k iterations, the rate drops at 32k and
-48k" (He et al., 2016) and "30% of the run" (Smith, 2017). A `Duration` keeps what was said; `Duration.steps`
-turns it into optimizer steps once the data set and the batch size are known.
+Recipes use three conventions: "90 epochs" (Goyal et al., 2017), "64k iterations, the rate drops at 32k and 48k" (He et
+al., 2016) and "30% of the run" (Smith, 2017). A `Duration` keeps the original form; `Duration.steps` converts it to
+optimizer steps once the size of the data set and the batch size are known.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Duration:
     """A length of training.
 
     Attributes:
-        amount: how many of ``unit``; finite and not negative. Steps are whole; a fraction is in [0, 1].
-        unit: "epochs" (passes over the training set), "steps" (optimizer updates), "fraction" (of the whole
-            run), or "seconds", "minutes" or "hours" on the clock.
+        amount: number of ``unit``; finite and not negative. Steps are integers; a fraction is in [0, 1].
+        unit: "epochs" (passes over the training set), "steps" (optimizer updates), "fraction" (of the whole run), or
+            "seconds", "minutes" or "hours" of wall-clock time.
 
     Raises:
-        UsageError: ``amount`` is negative, not finite, or not possible in ``unit``.
+        UsageError: if ``amount`` is negative, not finite, or not valid for ``unit``.
     """
 
     amount: float
@@ -57,17 +57,17 @@ class Duration:
             raise UsageError(f"a share of the run is at most 100%, got {self.amount:.0%}: {_FORMS}")
 
     def steps(self, steps_per_epoch: int, total_steps: int | None = None) -> int:
-        """Convert to optimizer steps, rounded to the nearest whole step (a half goes up).
+        """Convert to optimizer steps, rounded to the nearest integer (half up).
 
         Args:
             steps_per_epoch: optimizer steps in one pass over the training set.
-            total_steps: optimizer steps of the whole run; None while that is what is being worked out.
+            total_steps: optimizer steps of the whole run; None while it is still being computed.
 
         Returns:
-            The number of steps, >= 0. A count of steps comes back unchanged, also beyond ``total_steps``.
+            The number of steps, >= 0. A number of steps is returned unchanged, even beyond ``total_steps``.
 
         Raises:
-            UsageError: a fraction of a run whose length is not known, or a time on the clock.
+            UsageError: for a fraction of a run of unknown length, or wall-clock time.
 
         >>> Duration(2.5, "epochs").steps(steps_per_epoch=391)
         978
@@ -77,7 +77,7 @@ class Duration:
         return math.floor(self.exact_steps(steps_per_epoch, total_steps) + 0.5)
 
     def exact_steps(self, steps_per_epoch: int, total_steps: int | None = None) -> float:
-        """Convert to optimizer steps that need not be whole; otherwise as :meth:`steps`."""
+        """Convert to optimizer steps without rounding; otherwise as :meth:`steps`."""
         match self.unit:
             case "steps":
                 return self.amount
@@ -96,7 +96,7 @@ class Duration:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds on the clock; None for a length in steps, epochs or a share.
+        """Seconds of wall-clock time, or None for a length in steps, epochs or a share.
 
         >>> Duration(10, "minutes").seconds
         600.0
@@ -104,7 +104,7 @@ class Duration:
         return self.amount * _SECONDS[self.unit] if self.unit in _SECONDS else None
 
     def __str__(self) -> str:
-        """Return what :func:`parse_duration` reads back as the same.
+        """Return the text that :func:`parse_duration` parses back to the same value.
 
         >>> str(Duration(15, "epochs")), str(Duration(0.05, "fraction"))
         ('15 epochs', '5%')
@@ -113,14 +113,13 @@ class Duration:
 
 
 def parse_duration(text: str) -> Duration:
-    """Read "5 epochs" (also epoch, ep), "32000 steps" (step, st), "50%" (of the whole run), or "10 min" (hours, h,
+    """Parse "5 epochs" (also epoch, ep), "32000 steps" (step, st), "50%" (of the whole run), or "10 min" (hours, h,
     seconds, sec, s).
 
-    Case and spaces do not matter; a bare number is refused, because epochs and steps differ by orders of
-    magnitude.
+    Case and spaces do not matter. A bare number is rejected, because epochs and steps differ by orders of magnitude.
 
     Raises:
-        UsageError: anything else, a negative amount, steps that are not whole, or more than 100%.
+        UsageError: for anything else, a negative amount, a non-integer number of steps, or more than 100%.
 
     >>> parse_duration("5ep")
     Duration(amount=5.0, unit='epochs')

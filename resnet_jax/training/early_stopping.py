@@ -1,7 +1,7 @@
-"""Stop when the watched metric has not improved for a while (Prechelt, 1998: "early stopping, but when?").
+"""Stop when the monitored metric has not improved for a while (Prechelt, 1998: "early stopping, but when?").
 
-A rule (`EarlyStopping`, configuration) and a state (`EarlyStoppingState`, plain numbers) with a pure update,
-so that the state can live in a checkpoint and a resumed run stops where the uninterrupted one would.
+A rule (`EarlyStopping`, configuration) and a state (`EarlyStoppingState`, plain numbers) with a pure update, so that
+the state can be checkpointed and a resumed run stops where the uninterrupted one would.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Mode = Literal["max", "min"]
 
 @dataclass(frozen=True)
 class EarlyStoppingState:
-    """What early stopping remembers; only JSON values.
+    """The state of early stopping; only JSON values.
 
     Attributes:
-        evaluations: how many values were seen.
-        best: the best finite value so far; None before the first.
+        evaluations: number of values seen.
+        best: best finite value so far; None before the first.
         best_at: 0-based index of the evaluation that gave ``best``; None before the first.
-        wait: evaluations since ``best`` (since the start if there is none).
+        wait: number of evaluations since ``best`` (since the start if there is none).
         should_stop: whether ``wait`` has reached the patience.
     """
 
@@ -41,10 +41,10 @@ class EarlyStoppingState:
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop after ``patience`` evaluations in a row without improvement; None never does.
+    """Stop after ``patience`` consecutive evaluations without improvement; None: never.
 
     Raises:
-        UsageError: a value out of range.
+        UsageError: if a value is out of range.
 
     >>> rule = EarlyStopping(patience=2)
     >>> state = rule.init()
@@ -55,11 +55,12 @@ class EarlyStopping:
     """
 
     patience: AtLeast1 | None = None
-    """Validations in a row without improvement after which the run stops; None: it never does."""
+    """Number of consecutive validations without improvement after which the run stops. None: it never stops early."""
     min_delta: NotNegative = 0.0
-    """A value improves only if it beats the best one by more than this (in the metric's unit)."""
+    """The minimum change, in the metric's unit, that counts as an improvement over the best value."""
     mode: Mode | None = None
-    """Whether larger (max: accuracy) or smaller (min: loss) is better; None: as the task's headline metric has it."""
+    """Whether larger (max: accuracy) or smaller (min: loss) is better. None: as defined by the task's headline
+    metric."""
 
     def __post_init__(self) -> None:
         check_fields(self, "train.early_stopping.")
@@ -69,9 +70,9 @@ class EarlyStopping:
         return EarlyStoppingState()
 
     def update(self, state: EarlyStoppingState, value: float) -> EarlyStoppingState:
-        """Take one evaluation into account; ``state`` is left as it was.
+        """Return the state after one more evaluation; ``state`` is not modified.
 
-        A value that is NaN or infinite never counts as an improvement; without a mode, larger is better.
+        NaN and infinite values never count as an improvement. Without a mode, larger is better.
         """
         value, seen = float(value), state.evaluations + 1
         if self._improves(value, state.best):

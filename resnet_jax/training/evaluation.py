@@ -1,4 +1,4 @@
-"""Evaluation of a data set: every example counted exactly once, whatever the batch size and the devices."""
+"""Evaluation of a data set: every example counts exactly once, whatever the batch size and the devices."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ class Evaluation:
 
     Attributes:
         loss: mean loss per example.
-        examples: examples counted.
-        metrics: of the task, by name; the headline is among them.
-        sums: what the task added up over the examples, float64.
-        rows: what it kept of every example, (examples, ...) in the order of the data; ``logits`` if the step gave them.
-        details: what is more than a number: arrays with a number for every output, a confusion.
-        notes: what a reader of the metrics has to know, a sentence each.
+        examples: number of examples.
+        metrics: the task's metrics by name, including the headline metric.
+        sums: what the task summed over the examples, float64.
+        rows: what the task kept of every example, (examples, ...) in data order; also ``logits`` if the step returned
+            them.
+        details: results that are not single numbers: arrays with one value per output, a confusion matrix.
+        notes: sentences that a reader of the metrics needs to know.
     """
 
     loss: float
@@ -40,22 +41,22 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of examples that are predicted right; of tasks that have one."""
+        """Share of correctly predicted examples, for tasks that have one."""
         return _of(self.metrics, "accuracy")
 
     @property
     def correct(self) -> int:
-        """Examples that are predicted right; of tasks that count them."""
+        """Number of correctly predicted examples, for tasks that count them."""
         return int(_of(self.sums, "correct"))
 
     @property
     def confusion(self) -> Confusion:
-        """How many examples of which class were taken for which; of tasks that have classes."""
+        """Confusion matrix of the classes, for tasks that have classes."""
         return _of(self.details, "confusion")
 
     @property
     def logits(self) -> np.ndarray | None:
-        """The outputs, (examples, outputs) in the order of the data, if the step gave them."""
+        """The outputs, (examples, outputs) in data order, if the step returned them."""
         return self.rows.get("logits")
 
 
@@ -75,10 +76,10 @@ class EvaluationSums:
         self._rows: dict[str, list[Any]] = {}
 
     def add(self, batch: Mapping[str, np.ndarray], out: Mapping[str, Any]) -> None:
-        """Add one batch: what went into the step, and what came out of it, on the host.
+        """Add one batch: the input and the output of the step, on the host.
 
-        Of several processes, each gives its part of a batch, and the outputs are of all parts: so is their ``mask``.
-        The outputs of a step without one are masked as the batch is.
+        With several processes, each passes its part of a batch, while the outputs and their ``mask`` cover all parts.
+        If a step returns no mask, the batch's mask is used.
         """
         mask = np.asarray(out["mask"] if "mask" in out else batch["mask"])
         self._loss += float(out["loss_sum"])
@@ -92,7 +93,7 @@ class EvaluationSums:
         """Return the result over all batches added.
 
         Raises:
-            ValueError: there was no example at all.
+            ValueError: if there was no example at all.
         """
         task, count = self._task, self._examples
         if count == 0:
@@ -115,19 +116,19 @@ def evaluate(
     task: Task | None = None,
     num_classes: int | None = None,
 ) -> Evaluation:
-    """Run a compiled ``eval_step`` over masked host batches and add up; sums over batches are exact on the host.
+    """Run a compiled ``eval_step`` over masked host batches and add up the results, exactly, on the host.
 
     Args:
         eval_step: from :func:`~resnet_jax.training.step.make_eval_step`, compiled.
         variables: parameters and statistics.
-        batches: with ``mask``; every example once.
+        batches: batches with a ``mask``, containing every example once.
         mesh: the devices.
-        task: that of the step.
-        num_classes: in its place, for classification.
+        task: the task of the step.
+        num_classes: number of classes, instead of a task, for classification.
 
     Raises:
-        ValueError: there was no example at all, or a target cannot be any.
-        UsageError: neither a task nor a number of classes, or both.
+        ValueError: if there was no example at all, or a target is invalid.
+        UsageError: if neither or both of task and number of classes are given.
     """
     task = evaluated_task(task, num_classes)
     sums = EvaluationSums(task)
@@ -138,10 +139,10 @@ def evaluate(
 
 
 def evaluated_task(task: Task | None, num_classes: int | None) -> Task:
-    """Return the task, or classification of so many classes.
+    """Return the task, or classification with this number of classes.
 
     Raises:
-        UsageError: neither is given, or both.
+        UsageError: if neither or both are given.
     """
     if (task is None) == (num_classes is None):
         raise UsageError("an evaluation needs the task of its step, or num_classes for classification; not both")

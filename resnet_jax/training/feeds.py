@@ -1,7 +1,7 @@
-"""Feeds: what the loop calls, ready to run. Single steps on sharded batches, probed ones, K steps on resident data.
+"""Feeds: the calls that the loop makes. Single steps on sharded batches, probed steps, or K steps on resident data.
 
-A feed is made for one run or for a population, whose batches have the members before the examples; the loop does not
-see the difference.
+A feed serves one run or a population, whose batches have a leading axis of members; the loop does not see the
+difference.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from resnet_jax.training.placement import Placement
 from resnet_jax.training.plan import spans
 from resnet_jax.training.state import TrainState
 
-#: Batches that lie on the devices of an accelerator before the loop asks for them.
+#: Number of batches prefetched to the devices of an accelerator.
 AHEAD = 2
 
 Metrics: TypeAlias = dict[str, jax.Array]
 Step: TypeAlias = Callable[..., tuple[TrainState, Metrics]]
 #: ``(start, stop) -> `` the host batches of those steps.
 HostBatches: TypeAlias = Callable[[int, int], Iterator[Mapping[str, np.ndarray]]]
-#: A step -> the next one that no call may pass.
+#: A step -> the next step that no call may cross.
 Boundary: TypeAlias = Callable[[int], int]
 
 
@@ -39,10 +39,10 @@ class Call:
     """One call of a compiled program.
 
     Attributes:
-        first: updates done before.
-        count: updates it makes.
-        run: ``state -> (state, metrics)``; it takes the state's memory. Metrics have a leading axis of updates where a
-            call can make several, and then one of members in a population.
+        first: number of updates done before it.
+        count: number of updates it makes.
+        run: ``state -> (state, metrics)``; it donates the state. Metrics have a leading axis of updates if a call can
+            make several, followed by an axis of members in a population.
     """
 
     first: int
@@ -51,27 +51,27 @@ class Call:
 
 
 class Feed(Protocol):
-    """The calls of compiled programs that a run is made of."""
+    """The calls of compiled programs that make up a run."""
 
     @property
     def steps_per_call(self) -> int:
-        """Updates that a call makes at most."""
+        """The maximum number of updates per call."""
         ...
 
     def calls(self, start: int, stop: int, boundary: Boundary | None = None) -> Generator[Call]:
-        """Yield the calls that make the updates ``start`` to ``stop - 1``, none over a boundary."""
+        """Yield the calls that make the updates ``start`` to ``stop - 1``; none crosses a boundary."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class SingleSteps:
-    """An update a call.
+    """One update per call.
 
     Attributes:
         step: compiled, ``(state, batch) -> (state, metrics)``.
-        batches: of the host.
-        placement: puts them on the devices; None: they are what the step takes.
-        axis: of examples in a batch; 1 in a population.
+        batches: the host batches.
+        placement: shards them over the devices; None: the step takes them as they are.
+        axis: the axis of examples in a batch; 1 in a population.
     """
 
     step: Step
@@ -81,25 +81,25 @@ class SingleSteps:
     steps_per_call: int = dataclasses.field(default=1, init=False)
 
     def calls(self, start: int, stop: int, boundary: Boundary | None = None) -> Generator[Call]:
-        """Yield a call for each update."""
+        """Yield one call per update."""
         for first, batch in _sharded(self, start, stop):
             yield Call(first, 1, lambda state, batch=batch: self.step(state, batch))
 
 
 @dataclasses.dataclass(frozen=True)
 class ProbedSteps:
-    """An update a call, some of which also measure the gradient at every block.
+    """One update per call; some updates also measure the gradient at every block.
 
-    Two programs, for what is measured must be fetched only where it is due. Their other numbers are the same. Both are
-    compiled at the first call, which is not timed.
+    This uses two programs, because measurements should be fetched only when due. All other numbers are the same. Both
+    are compiled at the first call, which is not timed.
 
     Attributes:
         step: compiled lazily by ``jax.jit``.
-        probed: the same with a probe.
-        every: updates between probed ones; the first of the run is one.
-        batches: of the host.
-        placement: puts them on the devices.
-        axis: of examples in a batch; 1 in a population.
+        probed: the same step with a probe.
+        every: interval between probed updates; the first update of the run is probed.
+        batches: the host batches.
+        placement: shards them over the devices.
+        axis: the axis of examples in a batch; 1 in a population.
     """
 
     step: Any
@@ -111,7 +111,7 @@ class ProbedSteps:
     steps_per_call: int = dataclasses.field(default=1, init=False)
 
     def calls(self, start: int, stop: int, boundary: Boundary | None = None) -> Generator[Call]:
-        """Yield a call for each update."""
+        """Yield one call per update."""
         programs: dict[bool, Step] = {}
 
         def run(state: TrainState, batch: Any, due: bool) -> tuple[TrainState, Metrics]:
@@ -127,15 +127,15 @@ class ProbedSteps:
 
 @dataclasses.dataclass(frozen=True)
 class ResidentSteps:
-    """Several updates a call, from a training set resident on the devices, where it is copied once.
+    """Several updates per call, from a training set that is copied to the devices once.
 
     Attributes:
         multi_step: from :func:`~resnet_jax.training.dispatch.compile_multi_step`.
         data: returns all examples, arrays (N, ...) by name.
-        order: 0-based step -> positions of its examples and the pass of each, (B,), in a population (members, B).
+        order: 0-based step -> positions of its examples and their epochs, (B,), or (members, B) in a population.
         placement: the devices.
-        steps_per_call: updates that a call makes at most.
-        axis: of examples in a batch; 1 in a population.
+        steps_per_call: the maximum number of updates per call.
+        axis: the axis of examples in a batch; 1 in a population.
     """
 
     multi_step: Callable[..., tuple[TrainState, Metrics]]
@@ -146,7 +146,7 @@ class ResidentSteps:
     axis: int = 0
 
     def calls(self, start: int, stop: int, boundary: Boundary | None = None) -> Generator[Call]:
-        """Yield calls of so many updates, or of fewer up to a boundary; the program is the same."""
+        """Yield calls of this many updates, or fewer up to a boundary; the program is the same."""
         data = put_resident(self.data(), self.placement)
         cut = list(spans(start, stop, self.steps_per_call, boundary))
         parts = chunks(self.order, cut, self.steps_per_call, self.placement, axis=self.axis)
@@ -156,11 +156,11 @@ class ResidentSteps:
 
 @dataclasses.dataclass(frozen=True)
 class Staged:
-    """Feeds one after the other, each from an update of the run on; no call passes from one to the next.
+    """A sequence of feeds, each starting at a given update; no call spans two of them.
 
     Attributes:
-        starts: the first update of each; the first is 0.
-        feeds: of all updates of the run, each asked for its own.
+        starts: the first update of each feed; the first is 0.
+        feeds: feeds that cover all updates of the run; each is asked only for its own part.
     """
 
     starts: tuple[int, ...]
@@ -168,7 +168,7 @@ class Staged:
 
     @property
     def steps_per_call(self) -> int:
-        """Updates that a call makes at most."""
+        """The maximum number of updates per call."""
         return max(feed.steps_per_call for feed in self.feeds)
 
     def calls(self, start: int, stop: int, boundary: Boundary | None = None) -> Generator[Call]:
@@ -180,14 +180,14 @@ class Staged:
 
 
 def host_batch(feed: Feed, step: int) -> dict[str, np.ndarray]:
-    """Return the batch of the update that ``step`` others precede, this process's part, as the feed gives it.
+    """Return this process's part of the batch for 0-based update ``step``, as the feed provides it.
 
     Args:
-        feed: of a run, or of a population, whose batches have the members first.
-        step: 0-based.
+        feed: the feed of a run, or of a population, whose batches have a leading axis of members.
+        step: the update, 0-based.
 
     Raises:
-        UsageError: a feed of another kind, which only it can open.
+        UsageError: for a feed of another kind, which only it can open.
     """
     match feed:
         case Staged():
@@ -224,16 +224,16 @@ def _sharded(feed: SingleSteps | ProbedSteps, start: int, stop: int) -> Iterator
 def sent_ahead(
     stream: Iterator[Mapping[str, np.ndarray]], placement: Placement, axis: int = 0, *, ahead: int | None = None
 ) -> Generator[dict[str, jax.Array]]:
-    """Yield batches on the devices; a thread puts the next ones there meanwhile.
+    """Yield batches on the devices, while a thread transfers the next ones.
 
-    Every process puts its own part there and communicates nothing, so that it works with any number of them.
+    Every process transfers its own part without communication, so this works with any number of processes.
 
     Args:
-        stream: batches of the host.
+        stream: the host batches.
         placement: the devices.
-        axis: of examples in a batch.
-        ahead: batches on the devices before they are asked for; None: :data:`AHEAD`, and 0 on CPUs, whose devices take
-            arrays of the host as they are.
+        axis: the axis of examples in a batch.
+        ahead: number of batches to prefetch; None: :data:`AHEAD`, or 0 on CPUs, whose devices take host arrays
+            directly.
     """
     if ahead is None:
         ahead = 0 if placement.platform == "cpu" else AHEAD

@@ -1,10 +1,11 @@
-"""Which parameters stay as they are: chosen by role, by module or by path.
+"""Which parameters are frozen: selected by role, module or path.
 
-A frozen parameter gets an update of exactly zero: no gradient, no weight decay, no memory in the optimizer's state. It
-takes no part in the global norm that `clip_norm` bounds either.
+A frozen parameter gets an update of exactly zero: no gradient, no weight decay, no memory in the optimizer state. It
+does not contribute to the global norm that `clip_norm` bounds either.
 
-Freezing parameters does not stop batch statistics: a frozen batch norm still normalizes each batch by itself and moves
-its running averages. To keep those too, build the network with frozen batch norm (``model.norm_scope frozen``).
+Freezing parameters does not stop batch statistics: a frozen batch norm still normalizes with the statistics of each
+batch and updates its running averages. To keep those fixed as well, build the network with frozen batch norm
+(``model.norm_scope frozen``).
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ PyTree = Any
 
 
 def frozen(params: PyTree, freeze: Sequence[str], rules: roles.Rules = roles.ROLE_RULES) -> PyTree:
-    """Return the tree of ``params`` with True for what ``freeze`` names.
+    """Return the tree of ``params`` with True for the parameters that ``freeze`` selects.
 
     Args:
-        params: parameters or their shapes; only the paths are read, and how many blocks are stacked.
-        freeze: each is a role (``"norm_scale"``), a module with all that is in it (``"stem"``, ``"stage1/block0"``), or
-            a regular expression for such a path (``"stage[12]"``, ``".*/norm1"``). ``"head"`` is the whole classifier:
-            the role and the module.
-        rules: how paths become roles.
+        params: parameters or their shapes; only the paths and the number of stacked blocks are read.
+        freeze: each entry is a role (``"norm_scale"``), a module with everything in it (``"stem"``,
+            ``"stage1/block0"``), or a regular expression for such a path (``"stage[12]"``, ``".*/norm1"``). ``"head"``
+            is the whole classifier: both the role and the module.
+        rules: how paths map to roles.
 
     Raises:
-        UsageError: one of them names nothing, together they leave nothing to train, or they cut through blocks that a
-            scanned network keeps in one array.
+        UsageError: if an entry matches nothing, nothing is left to train, or an entry splits blocks that a scanned
+            network keeps in one array.
 
     >>> params = {"stem": {"conv": {"kernel": 0}}, "stage1": {"block0": {"norm1": {"scale": 0}}}, "head": {"bias": 0}}
     >>> frozen(params, ["stem", "norm_scale"])
@@ -70,12 +71,12 @@ def frozen(params: PyTree, freeze: Sequence[str], rules: roles.Rules = roles.ROL
 
 
 def without(tree: PyTree, frozen: PyTree) -> PyTree:
-    """Return ``tree`` with nothing in place of what is frozen, as `optax.masked` passes it on."""
+    """Return ``tree`` without the frozen parameters, in the form that `optax.masked` passes on."""
     return jax.tree.map(lambda leaf, is_frozen: optax.MaskedNode() if is_frozen else leaf, tree, frozen)
 
 
 def update_only_the_rest(tx: optax.GradientTransformation, frozen: PyTree) -> optax.GradientTransformation:
-    """Return ``tx`` for trees :func:`without` the frozen parameters as one for whole trees; frozen updates are 0."""
+    """Turn ``tx`` for trees :func:`without` the frozen parameters into one for whole trees; frozen updates are 0."""
     trained = jax.tree.map(lambda is_frozen: not is_frozen, frozen)
     return optax.chain(optax.masked(tx, trained), optax.masked(optax.set_to_zero(), frozen))
 

@@ -1,9 +1,9 @@
-"""Stopping on purpose: Ctrl-C, SIGTERM and a closed terminal ask the loop to stop at the next step, saving first.
+"""Stopping on purpose: Ctrl-C, SIGTERM and a closed terminal ask the loop to save and stop at the next step.
 
-In a process that belongs to a command (:func:`resnet_jax.runtime.ending.own_process`) nothing can keep it from
-stopping: a second signal ends it at once, also while the main thread hangs in a compiler or in a write to a disk that
-does not answer, because a thread of its own hears of it. Before the first step of a session is made there is nothing to
-save, and the first signal ends it.
+In a process that belongs to a command (:func:`resnet_jax.runtime.ending.own_process`), nothing can prevent stopping: a
+second signal ends it at once, even while the main thread hangs in a compiler or in a write to an unresponsive disk,
+because a separate thread receives it. Before the first step of a session there is nothing to save, and the first signal
+ends the process.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from types import FrameType
 
 from resnet_jax.runtime.ending import ENDING, is_owned, last_words, leave
 
-#: Seconds in which a signal that comes again is the same one: a terminal or a service manager sends it to every process
-#: of a command, and those that start others (``uv run``, ``srun``) pass it on.
+#: Seconds within which a repeated signal counts as the same one: a terminal or a service manager sends it to every
+#: process of a command, and processes that start others (``uv run``, ``srun``) forward it.
 SAME = 0.3
 
-#: Seconds that the main thread has to hear of the first signal where nothing is to be saved.
+#: Seconds that the main thread has to react to the first signal if there is nothing to save.
 GRACE = 1.0
 
 
 class StopRequest:
-    """Whether somebody asked for the run to stop, and with which signal.
+    """Whether the run was asked to stop, and by which signal.
 
     Attributes:
         signal: the signal that asked, or None.
-        begun: whether a step was made in this session, so that there is something to save; the loop sets it.
+        begun: whether a step has been made in this session, so that there is something to save; set by the loop.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class StopRequest:
 
 
 class Interrupted(Exception):
-    """Training was asked to stop and has saved its state; ``step`` updates are done. All processes stop alike."""
+    """Training was asked to stop and has saved its state after ``step`` updates. All processes stop alike."""
 
     in_all_processes = True
 
@@ -53,7 +53,7 @@ class Interrupted(Exception):
 
 
 class StoppedAtOnce(KeyboardInterrupt):
-    """The command was asked to stop before a step was made; there was nothing to save."""
+    """The command was asked to stop before the first step, when there was nothing to save."""
 
     def __init__(self, signal: signal.Signals):
         super().__init__(f"stopped by {signal.name} before a step was made")
@@ -62,10 +62,10 @@ class StoppedAtOnce(KeyboardInterrupt):
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn SIGINT, SIGTERM and SIGHUP into a request for the time of the block; a second one acts as it did before.
+    """Within the block, turn SIGINT, SIGTERM and SIGHUP into a stop request; a second signal acts as before.
 
-    Those that this process was started to ignore (``nohup``, a shell's background) it goes on to ignore. Outside the
-    main thread, where Python allows no handlers, the request stays empty.
+    Signals that this process was started to ignore (``nohup``, a shell's background job) stay ignored. Outside the main
+    thread, where Python allows no handlers, the request stays empty.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -99,7 +99,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 
 class _Owner:
-    """What signals do to a process of their own: a thread that hears of them whatever the main thread is doing.
+    """Signal handling for a process of its own: a thread receives signals whatever the main thread is doing.
 
     Args:
         request: set by the main thread.
@@ -116,12 +116,12 @@ class _Owner:
         self._thread = threading.Thread(target=self._listen, daemon=True, name="signals")
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Start listening."""
         self._before = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         self._thread.start()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         signal.set_wakeup_fd(self._before)
         self._stopping.set()
         self._write.close()  # the thread reads the end
@@ -129,10 +129,10 @@ class _Owner:
         self._read.close()
 
     def handled(self, number: signal.Signals, *, first: bool) -> None:
-        """Act in the main thread, which a signal has reached.
+        """Handle a signal that has reached the main thread.
 
         Raises:
-            StoppedAtOnce: there is nothing to save.
+            StoppedAtOnce: if there is nothing to save.
         """
         if first and not self._request.begun:
             self._raised = True
@@ -140,7 +140,7 @@ class _Owner:
         self._arrived(number)
 
     def _listen(self) -> None:
-        """Act in a thread of its own."""
+        """Handle signals in a separate thread."""
         while True:
             try:
                 numbers = self._read.recv(64)
@@ -153,7 +153,7 @@ class _Owner:
                     self._arrived(signal.Signals(number))
 
     def _arrived(self, number: signal.Signals) -> None:
-        """Take note of a signal, which both threads may hear of."""
+        """Record a signal, which both threads may receive."""
         now = time.monotonic()
         with self._lock:
             first = self._first is None
@@ -161,17 +161,17 @@ class _Owner:
                 self._first = now
             again = now - self._first >= SAME and number != getattr(signal, "SIGHUP", None)
         if again:
-            leave(number, f"\n{number.name} again: left at once; what was saved before stays.\n")
+            leave(number, f"\n{number.name} again: exiting at once; everything saved before is kept.\n")
         if not first:
             return
         if self._request.begun:
-            last_words(f"\n{number.name}: stopping after this step, saving first; again (Ctrl-C) to leave at once.\n")
+            last_words(f"\n{number.name}: stopping after this step, saving first; Ctrl-C again to exit at once.\n")
             return
         threading.Thread(target=self._unless_heard, args=(number,), daemon=True).start()
 
     def _unless_heard(self, number: signal.Signals) -> None:
-        """End the process if the main thread does not hear of a signal, being busy in a compiler, or does not end."""
+        """End the process if the main thread does not notice a signal, as while in a compiler, or does not end."""
         if self._stopping.wait(GRACE) or (self._raised and self._stopping.wait(ENDING)):
             return
         if not self._request.begun:
-            leave(number, f"\n{number.name}: stopped before a step was made; what was saved before stays.\n")
+            leave(number, f"\n{number.name}: stopped before a step was made; everything saved before is kept.\n")

@@ -1,21 +1,20 @@
-"""Lookahead: slow weights that follow the optimizer's fast ones, and to which these return every few updates.
+"""Lookahead: slow weights that follow the optimizer's fast weights, which are reset to them every few updates.
 
 M. R. Zhang et al., Lookahead Optimizer: k steps forward, 1 step back (NeurIPS 2019, arXiv 1907.08610, algorithm 1).
-With
-phi the slow weights, theta the fast ones and k = ``every``, after updates k, 2 k, 3 k, ...
+With slow weights phi, fast weights theta and k = ``every``, after updates k, 2 k, 3 k, ...
 
     phi <- phi + a (theta - phi),      theta <- phi
 
 and the optimizer's own state (momentum) is kept, which the paper found to work as well as resetting it. a is the
-paper's step size alpha, or with a power p > 0 falls from 1 to it over the run, at update t = 1 .. T
+paper's step size alpha; with a power p > 0 it falls from 1 to alpha over the run, at update t = 1 .. T
 
     a_t = 1 - (1 - alpha) (t / T)^p
 
-With alpha = 1 - 0.95^5 = 0.2262 and p = 3 that is the moving average of tysam-code's hlb-CIFAR10 and of airbench (arXiv
+With alpha = 1 - 0.95^5 = 0.2262 and p = 3 this is the moving average of tysam-code's hlb-CIFAR10 and of airbench (arXiv
 2404.00498, section 3.4): no average at first, a long one at the end.
 
-The last update of a run is followed by one too, wherever it is, so that what is left at the end are slow weights.
-Between two of them the network that is evaluated has fast weights; validate at multiples of ``every`` for slow ones.
+The last update of a run is always followed by a synchronization, so that the final weights are slow weights. Between
+synchronizations, the evaluated network has fast weights; validate at multiples of ``every`` for slow ones.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ PyTree = Any
 
 
 class LookaheadState(NamedTuple):
-    """The wrapped optimizer's state, the slow weights, and the updates made, int32 scalar."""
+    """The wrapped optimizer's state, the slow weights, and the number of updates made, an int32 scalar."""
 
     inner: Any
     slow: PyTree
@@ -41,12 +40,12 @@ class LookaheadState(NamedTuple):
 
 
 def look_ahead(tx: optax.GradientTransformation, settings: Lookahead, total_steps: int) -> optax.GradientTransformation:
-    """Return ``tx`` with slow weights; the identity where ``settings`` have no ``every``.
+    """Return ``tx`` with slow weights, or unchanged if ``settings`` have no ``every``.
 
     Args:
-        tx: the optimizer, whose ``update`` gives what is added to the parameters.
-        settings: k, alpha, p.
-        total_steps: T, updates of the whole run.
+        tx: the optimizer, whose ``update`` returns what is added to the parameters.
+        settings: k, alpha and p.
+        total_steps: T, the number of updates of the whole run.
 
     >>> tx = look_ahead(optax.sgd(1.0), Lookahead(every=2, alpha=0.5), total_steps=4)
     >>> w, found = jnp.float32(0.0), []

@@ -1,8 +1,8 @@
-"""The loop around the compiled step: feed, fetch, validate, save, stop. It knows no files and prints nothing.
+"""The loop around the compiled step: feed, fetch, validate, save, stop. It opens no files and prints nothing.
 
-It trains one run or a population of them (:mod:`resnet_jax.training.population`), which moves in lockstep. A member
-that has stopped early or diverged is computed further along with the others and counts no more; of one that has
-stopped early the state at that step is its result.
+It trains one run or a population (:mod:`resnet_jax.training.population`), whose members move in lockstep. A member that
+has stopped early or diverged is still computed along with the others but no longer counts; for a member that stopped
+early, the state at that step is its result.
 """
 
 from __future__ import annotations
@@ -43,30 +43,30 @@ def train(
     observers: Sequence[Any] = (),
     stop: StopRequest | None = None,
 ) -> tuple[TrainState, Progress]:
-    """Train until the plan is done, from wherever ``state`` and ``progress`` stand.
+    """Train until the plan is done, from wherever ``state`` and ``progress`` are.
 
     Args:
-        state: of one run or of a population; donated to the first step.
-        plan: how long, and what to do on the way.
+        state: the state of one run or of a population; donated to the first step.
+        plan: how long to train, and what to do on the way.
         feed: the calls to make; see :mod:`resnet_jax.training.feeds`.
         task: what the metrics mean (default: classification).
-        evaluate: validation of a state, or of all members of a population; None for none.
-        refresh: what becomes of a state before it is validated, or would be: its averages' statistics measured anew.
-        checkpoints: where to save ``last`` and ``best``; None for nowhere.
-        progress: as restored with the state.
-        observers: told of every step and epoch; see :class:`~resnet_jax.training.observers.Observer`. What they raise
-            ends the training.
+        evaluate: validates a state, or all members of a population; None for no validation.
+        refresh: applied to a state before validation: recomputes the batch statistics of its averages.
+        checkpoints: where to save ``last`` and ``best``; None to save nothing.
+        progress: the progress restored with the state.
+        observers: called after every step and epoch; see :class:`~resnet_jax.training.observers.Observer`. An exception
+            they raise ends the training.
         stop: checked between calls.
 
     Returns:
-        The final state, of members that stopped early the state at that step, and the progress.
+        The final state (for members that stopped early, the state at that step) and the progress.
 
     Raises:
-        Diverged: the loss or a gradient was not finite, and the plan says to stop then; the message has the step and
-            what to look at. The update was rejected and the newest checkpoint is from before it.
-        Spiked: the loss rose as ``plan.spikes`` says; the caller goes back, to an earlier checkpoint.
-        Interrupted: ``stop`` was requested; the state is saved.
-        UsageError: spikes are looked for in a population, whose members cannot go back one by one.
+        Diverged: if the loss or a gradient was not finite and the plan says to stop then; the message contains the step
+            and what to check. The update was rejected, and the newest checkpoint is from before it.
+        Spiked: if the loss rose as described by ``plan.spikes``; the caller returns to an earlier checkpoint.
+        Interrupted: if ``stop`` was requested; the state is saved.
+        UsageError: if spikes are to be detected in a population, whose members cannot go back individually.
     """
     if plan.spikes.factor is not None and is_population(state):
         raise UsageError(

@@ -1,14 +1,14 @@
-"""Dynamic loss scale, for training in float16 (Micikevicius et al. 2018, arXiv 1710.03740, section 3.2).
+"""Dynamic loss scaling for training in float16 (Micikevicius et al. 2018, arXiv 1710.03740, section 3.2).
 
-Activation gradients are often below 6e-8, float16's smallest number, and would be lost. The loss is multiplied by a
-scale before the gradient is taken, and the gradient, then float32, divided by it. A scale that is too large overflows:
-then that step is **skipped**, which changes nothing but the scale, halved, and the position in the data. After so many
-steps without overflow the scale is doubled, to find the largest that works.
+Activation gradients are often below 6e-8, the smallest float16 number, and would be lost. The loss is therefore
+multiplied by a scale before the gradient is taken, and the gradient, then in float32, is divided by it. A scale that is
+too large overflows: such a step is **skipped**, which changes only the scale, which is halved, and the position in the
+data. After a number of steps without overflow the scale is doubled, to find the largest one that works.
 
-A skipped step is ordinary: the first few often are, and later about one in ``growth_every``. It is an error only when
-there is no smaller scale left to try, for then it is not the scale that makes numbers overflow.
+Skipped steps are normal: often the first few, and later about one in ``growth_every``. A skipped step is an error only
+when no smaller scale is left to try, because then the overflow does not come from the scale.
 
-bfloat16 has float32's range and needs no scale.
+bfloat16 has the range of float32 and needs no scale.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from resnet_jax.training.options import LossScaling
 
 
 class LossScale(flax.struct.PyTreeNode):
-    """The scale of a run, part of its state.
+    """The loss scale of a run, part of its state.
 
     Attributes:
         scale: float32 scalar the loss is multiplied by.
-        good_steps: int32 scalar, steps without overflow since it last changed.
+        good_steps: int32 scalar, number of steps without overflow since it last changed.
     """
 
     scale: jax.Array
@@ -33,17 +33,17 @@ class LossScale(flax.struct.PyTreeNode):
 
 
 def init_loss_scale(scaling: LossScaling) -> LossScale:
-    """Return the scale of the first step."""
+    """Return the loss scale of the first step."""
     return LossScale(jnp.asarray(scaling.initial, jnp.float32), jnp.zeros((), jnp.int32))
 
 
 def next_loss_scale(old: LossScale, finite: jax.Array, scaling: LossScaling) -> LossScale:
-    """Return the scale after a step: halved if it overflowed, doubled after so many that did not.
+    """Return the loss scale after a step: halved after an overflow, doubled after enough steps without one.
 
     Args:
-        old: before the step.
-        finite: bool scalar, whether all of the step was finite.
-        scaling: how it moves.
+        old: the scale before the step.
+        finite: bool scalar, whether everything in the step was finite.
+        scaling: how the scale changes.
 
     >>> scaling = LossScaling(initial=8.0, growth_every=2)
     >>> state, scales = init_loss_scale(scaling), []

@@ -1,13 +1,13 @@
 """The learning rate of each parameter, as a factor of the schedule's: by role and by depth.
 
 * By role: Fixup trains its scalar biases and scales at a tenth of the rate (Zhang et al. 2019, arXiv 1901.09321,
-  section 4: ``role_rates = [("scalar", 0.1)]``). A run of a network with Fixup gets that on its own, and says so
-  (:mod:`resnet_jax.runs.companions`); `make_optimizer` does nothing unless it is asked to.
-* By depth: rate = decay ** (distance from the classifier), for fine-tuning (layer-wise rate decay; Bao et al. 2022,
-  arXiv 2106.08254, and timm's `layer_decay`). The classifier and what stands beside it (the final norm) are at distance
-  0, the last block at 1, the block before at 2, the stem furthest; of two towers each by itself.
+  section 4: ``role_rates = [("scalar", 0.1)]``). A run of a network with Fixup gets this automatically, with a message
+  (:mod:`resnet_jax.runs.companions`); `make_optimizer` does nothing unless asked to.
+* By depth: rate = decay ** (distance from the classifier), for fine-tuning (layer-wise learning-rate decay; Bao et al.
+  2022, arXiv 2106.08254, and timm's `layer_decay`). The classifier and the final norm are at distance 0, the last block
+  at 1, the block before it at 2, and the stem is furthest; two towers are counted separately.
 
-The factor multiplies the whole update, decoupled weight decay included, as the rate of a parameter group in PyTorch.
+The factor multiplies the whole update, including decoupled weight decay, like the rate of a parameter group in PyTorch.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ def rate_factors(
     layer_decay: float | None = None,
     rules: roles.Rules = roles.ROLE_RULES,
 ) -> PyTree:
-    """Return the tree of ``params`` with the factor of each one's learning rate, a float; an array for stacked blocks.
+    """Return the tree of ``params`` with each one's learning-rate factor: a float, or an array for stacked blocks.
 
     Args:
         params: parameters or their shapes; only the paths are read.
-        role_rates: pairs (role, factor); the others have 1. A role that no parameter has is fine.
+        role_rates: pairs (role, factor); other roles have factor 1. Roles that no parameter has are allowed.
         layer_decay: factor per block of distance from the classifier, in (0, 1]; None for none.
-        rules: how paths become roles.
+        rules: how paths map to roles.
 
     Raises:
-        UsageError: an unknown or repeated role, a factor out of range, or a parameter of which the depth is not known.
+        UsageError: for an unknown or repeated role, a factor out of range, or a parameter of unknown depth.
 
     >>> params = {"stem": {"bias1": 0}, "stage1": {"block0": {"branch": {"scale": 0}}}, "head": {"kernel": 0}}
     >>> rate_factors(params, role_rates=[("scalar", 0.1)], layer_decay=0.5)
@@ -71,20 +71,21 @@ def rate_factors(
 
 
 def scale_rates(factors: PyTree) -> optax.GradientTransformation:
-    """Return the transformation that multiplies each update by its factor; it goes last."""
+    """Return the transformation that multiplies each update by its factor; it must come last."""
     return optax.stateless(
         lambda updates, _: jax.tree.map(lambda u, factor: jnp.asarray(factor, u.dtype) * u, updates, factors)
     )
 
 
 def distances(params: PyTree) -> PyTree:
-    """Return the tree of ``params`` with each one's distance from the classifier, in blocks; tuples for stacked ones.
+    """Return the tree of ``params`` with each one's distance from the classifier, in blocks; tuples for stacked blocks.
 
-    Blocks are found by their names, ``stageS/blockB``, and ordered by the two numbers: block 10 comes after block 9.
-    What stands before the first, ``stageS/transition``, counts as a block.
+    Blocks are found by their names, ``stageS/blockB``, and ordered by the two numbers, so block 10 comes after block 9.
+    Whatever precedes the first block, ``stageS/transition``, counts as a block.
 
     Raises:
-        UsageError: parameters that belong neither to the stem nor to a block nor to the classifier; all are listed.
+        UsageError: for parameters that belong neither to the stem nor to a block nor to the classifier; it lists all of
+            them.
 
     >>> distances({"stem": {"bias1": 0}, "stage1": {"block9": {"gain": 0}, "block10": {"gain": 0}}, "bias2": 0})
     {'bias2': 0, 'stage1': {'block10': {'gain': 1}, 'block9': {'gain': 2}}, 'stem': {'bias1': 3}}

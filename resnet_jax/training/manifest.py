@@ -1,12 +1,12 @@
-"""The manifest of a checkpoint: size and SHA-256 of every file, written last and compared before anything is read.
+"""The manifest of a checkpoint: size and SHA-256 of every file, written last and verified before anything is read.
 
-Orbax writes compressed arrays without a checksum and loads a flipped bit without a word. So every checkpoint has a
-``manifest.json`` of ours, which is compared with its files before TensorStore sees them. The manifest has a digest of
-itself, and what it holds is in ``_CHECKPOINT_METADATA`` too in one word (:data:`MARK`), so that a manifest that was
-removed is not taken for a checkpoint from before there were any.
+Orbax writes compressed arrays without a checksum and loads a flipped bit silently. Every checkpoint therefore has a
+``manifest.json`` of ours, which is compared with its files before TensorStore reads them. The manifest contains a
+digest of itself, and ``_CHECKPOINT_METADATA`` records in one word (:data:`MARK`) that it exists, so that a checkpoint
+with a deleted manifest is not mistaken for one from before manifests.
 
-Later formats have to keep ``format`` and ``digest`` as they are: so a version that does not know them can refuse them
-by name instead of calling them damaged.
+Later formats must keep ``format`` and ``digest`` as they are, so that a version that does not know a format can reject
+it by name instead of calling it damaged.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from resnet_jax.runtime.distribution import versions
 
 #: Version of the checkpoints that this package writes. Those of version 1 have no manifest.
 FORMAT = 2
-#: Name of the file.
+#: Name of the manifest file.
 MANIFEST = "manifest.json"
-#: Orbax's own file about a checkpoint.
+#: Orbax's own metadata file in a checkpoint.
 METADATA = "_CHECKPOINT_METADATA"
-#: Entry of Orbax's own file in a checkpoint that has a manifest.
+#: Entry in Orbax's own file for a checkpoint that has a manifest.
 MARK = "resnet_jax_format"
 
 _LARGEST = 64 * 2**20  # bytes of a manifest: a million files
@@ -40,10 +40,10 @@ _PACKAGES = ("resnet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """The value of a validation that a state was kept for.
+    """The validation result that a state was kept for.
 
     Attributes:
-        name: of the metric.
+        name: name of the metric.
         value: its value.
         mode: whether larger (``max``) or smaller (``min``) is better.
 
@@ -57,30 +57,30 @@ class Score:
 
     @property
     def is_finite(self) -> bool:
-        """Whether it says anything."""
+        """Whether the value is finite."""
         return math.isfinite(self.value)
 
     @property
     def rank(self) -> float:
-        """The value, so that larger is better."""
+        """The value, with the sign chosen so that larger is better."""
         return -self.value if self.mode == "min" else self.value
 
     def beats(self, other: Score) -> bool:
-        """Return whether it is better than another; as good is not better."""
+        """Return whether it is strictly better than another."""
         return self.is_finite and (not other.is_finite or self.rank > other.rank)
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint says of itself.
+    """The contents of a manifest.
 
     Attributes:
         kind: ``last`` or ``best``.
-        step: updates done.
+        step: number of updates done.
         files: path in the checkpoint -> (bytes, SHA-256).
-        score: of a ``best`` one of a run alone.
-        saved: when it was complete, UTC.
-        versions: of the packages that wrote it.
+        score: the score of a ``best`` checkpoint of a single run.
+        saved: when it was completed, UTC.
+        versions: versions of the packages that wrote it.
     """
 
     kind: str
@@ -92,11 +92,11 @@ class Manifest:
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Total size of all files in bytes."""
         return sum(size for size, _ in self.files.values())
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as the file holds it, without the digest."""
+        """Return the contents of the file, without the digest."""
         return {
             "format": FORMAT,
             "kind": self.kind,
@@ -109,10 +109,10 @@ class Manifest:
 
 
 def digest_files(folder: Path) -> dict[str, tuple[int, str]]:
-    """Return size and SHA-256 of every file below a folder, which are on the disk for good when this returns.
+    """Return size and SHA-256 of every file below a folder, after flushing them to disk.
 
     Raises:
-        OSError: one cannot be read.
+        OSError: if a file cannot be read.
     """
     found = {}
     for path in _files_below(folder):
@@ -125,10 +125,10 @@ def digest_files(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest into the folder of its checkpoint, and see to it that all is on the disk.
+    """Write the manifest to the folder of its checkpoint, and flush everything to disk.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: if it cannot be written.
     """
     with (folder / MANIFEST).open("w", encoding="utf-8") as file:
         file.write(_text(manifest.to_json()))
@@ -138,7 +138,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """See to it that the names in a folder are on the disk; nothing where the system cannot."""
+    """Flush the names in a folder to disk; does nothing if the system cannot."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:  # Windows opens no folder
@@ -152,17 +152,17 @@ def sync_folder(folder: Path) -> None:
 
 
 def stamped(kind: str, step: int, files: dict[str, tuple[int, str]], score: Score | None) -> Manifest:
-    """Return a manifest of now, by the packages that are installed."""
+    """Return a manifest with the current time and the installed package versions."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return Manifest(kind, step, files, score, now, versions(_PACKAGES))
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Read the manifest of a checkpoint; None if it was written before there were any.
+    """Read the manifest of a checkpoint; None if the checkpoint is from before manifests.
 
     Raises:
-        DamagedError: it is missing, or not what was written.
-        RunError: it is of a later format.
+        DamagedError: if it is missing, or differs from what was written.
+        RunError: if it has a later format.
     """
     path = folder / MANIFEST
     if not os.path.lexists(path):
@@ -199,15 +199,15 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def verify(folder: Path, step: int) -> Manifest | None:
-    """Compare a checkpoint with its manifest; return that, or None if it was written before there were any.
+    """Verify a checkpoint against its manifest, and return that; None if the checkpoint is from before manifests.
 
     Args:
-        folder: of the checkpoint.
-        step: that its name says.
+        folder: the folder of the checkpoint.
+        step: the step in its name.
 
     Raises:
-        DamagedError: a file is not what was written; the message is which, and what is wrong with it.
-        RunError: it is of a later format.
+        DamagedError: if a file differs from what was written; the message says which, and how.
+        RunError: if it has a later format.
     """
     manifest = read_manifest(folder)
     if manifest is None:
@@ -231,7 +231,7 @@ def verify(folder: Path, step: int) -> Manifest | None:
 
 
 def _text(content: dict[str, Any]) -> str:
-    """Return the file: the content and, as its last entry, the digest of it."""
+    """Return the text of the file: the contents and, as its last entry, their digest."""
     text = json.dumps(content, indent=1, allow_nan=False)
     return (
         json.dumps({**content, "digest": hashlib.sha256(text.encode()).hexdigest()}, indent=1, allow_nan=False) + "\n"
@@ -239,7 +239,7 @@ def _text(content: dict[str, Any]) -> str:
 
 
 def _is_old(folder: Path) -> bool:
-    """Return whether a checkpoint without a manifest was written so: its own metadata say of none."""
+    """Return whether a checkpoint without a manifest never had one: its own metadata do not mention one."""
     try:
         with (folder / METADATA).open("rb") as file:
             found = json.loads(file.read(_LARGEST))
@@ -249,10 +249,10 @@ def _is_old(folder: Path) -> bool:
 
 
 def _require_file(path: Path, name: str) -> None:
-    """Refuse what is no file: a pipe would be read for ever.
+    """Reject anything that is not a regular file: a pipe would be read forever.
 
     Raises:
-        DamagedError: it is none.
+        DamagedError: if it is not a regular file.
     """
     try:
         mode = path.stat().st_mode
@@ -268,15 +268,15 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def copy_verified(source: Path, target: Path, files: dict[str, tuple[int, str]]) -> None:
-    """Copy the files of a checkpoint to a new folder, and see to it that they arrive whole.
+    """Copy the files of a checkpoint to a new folder, and verify that they arrive intact.
 
     Args:
-        source: folder with the files.
-        target: folder to make.
-        files: as :func:`digest_files` gives them.
+        source: the folder with the files.
+        target: the folder to create.
+        files: as returned by :func:`digest_files`.
 
     Raises:
-        OSError: one cannot be read or written, or is not what ``files`` says.
+        OSError: if a file cannot be read or written, or differs from ``files``.
     """
     for name, (_, digest) in files.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,20 +1,22 @@
 """The part of a step that every device computes for its own examples, mapped over the devices with ``shard_map``.
 
-Left to itself the compiler cuts a step over the devices and puts a wait for all of them wherever a sum goes over
-examples: two for the statistics of every batch norm, and gradients as it likes. Mapped, the step says what crosses:
+By default, the compiler partitions a step over the devices and waits for all of them wherever a sum runs over examples:
+two waits for the statistics of every batch norm, and gradients wherever it chooses. A mapped step states what is
+communicated:
 
-* **batch norm**: one gather of mean and variance forward, one sum backward (:mod:`resnet_jax.models.union`); within
-  scopes of a device nothing, and the running averages of all norms are united at the end of the step;
-* **gradients**, loss and metrics: a few sums, each of the layers that the backward pass is done with, so that they can
-  cross while it goes on (:mod:`resnet_jax.training.pieces`).
+* **batch norm**: one gather of mean and variance in the forward pass, one sum in the backward pass
+  (:mod:`resnet_jax.models.union`). Norms whose scope is one device communicate nothing there; the running averages of
+  all norms are combined at the end of the step;
+* **gradients**, loss and metrics: a few sums, each over the layers that the backward pass has finished, so that
+  communication overlaps with it (:mod:`resnet_jax.training.pieces`).
 
-Inside, no compiler splits arrays, so on CPU devices the compiled forms run as on one. Augmentation is not mapped: it
-may mix examples of the batch. What is dropped is drawn for the whole batch (:mod:`resnet_jax.ops.whole_batch`).
-The numbers are those of one device up to rounding.
+Inside, no compiler splits arrays, so on CPU devices the compiled C++ forms run as on a single one. Augmentation is not
+mapped, because it may mix examples of the batch. Dropout masks are drawn for the whole batch
+(:mod:`resnet_jax.ops.whole_batch`). The numbers equal those of one device up to rounding.
 
-Mapped is what is known to treat each example by itself, and whose batch norm knows the devices: this library's networks
-and tasks, on devices that each hold a whole state. For everything else :func:`unmapped` says why, and the compiler
-cuts the step as ever.
+A step is mapped only if it is known to treat each example independently and its batch norm knows the devices: this
+library's networks and tasks, on devices that each hold the whole state. For everything else, :func:`unmapped` gives the
+reason, and the compiler partitions the step as usual.
 """
 
 from __future__ import annotations
@@ -42,25 +44,25 @@ from resnet_jax.training.accumulate import unbias
 from resnet_jax.training.pieces import summed
 from resnet_jax.training.placement import DATA_AXIS, Placement, mapped_devices
 
-#: Norms that treat each example by itself, or, ``batch``, know the devices.
+#: Norms that treat each example independently, or, like ``batch``, know the devices.
 NORMS = frozenset({"batch", "group", "layer", "instance", "none", "folded"})
 
-#: The scopes of batch norm in which the running averages are of more than what an example is normalized by.
+#: The batch-norm scopes whose running averages cover more examples than each example is normalized with.
 _APART = frozenset({"ghost", "device", "device_group"})
 
 
 def unmapped(model: nn.Module, placement: Placement, task: Task | None = None) -> str | None:
-    """Return why a step of a network is left to the compiler on these devices; None if it is mapped over them.
+    """Return why a network's step is left to the compiler on these devices, or None if it is mapped over them.
 
     Args:
         model: the network.
         placement: the devices.
-        task: of a train step; evaluation maps the network alone.
+        task: the task of a train step; evaluation maps only the network.
     """
     if placement.size == 1:
         return "there is one device"
     if placement.fsdp > 1:
-        return f"the state is cut over {placement.fsdp} devices"
+        return f"the state is sharded over {placement.fsdp} devices"
     if type(model) is not ResNet:
         return f"{type(model).__name__} is not one of this library's networks"
     config = model.config
@@ -74,7 +76,7 @@ def unmapped(model: nn.Module, placement: Placement, task: Task | None = None) -
 
 
 def _mixing(task: Task) -> str | None:
-    """Return why the loss of a task might mix examples; None if it is known not to."""
+    """Return why the loss of a task might mix examples, or None if it is known not to."""
     if not type(task).__module__.startswith("resnet_jax.tasks."):
         return f"task {type(task).__name__} is not this library's, and might mix examples of the batch"
     if getattr(task, "compares", False):
@@ -90,13 +92,13 @@ def _mixing(task: Task) -> str | None:
 
 
 def mapped_over(model: nn.Module, task: Task | None, examples: int, micro_batches: int = 1) -> Placement | None:
-    """Return the devices over which what is traced now is mapped; None: it is left to the compiler.
+    """Return the devices that the current trace is mapped over, or None if it is left to the compiler.
 
     Args:
         model: the network.
-        task: of a train step.
-        examples: of the batch.
-        micro_batches: into which it is cut.
+        task: the task of a train step.
+        examples: number of examples in the batch.
+        micro_batches: number of micro-batches it is split into.
     """
     placement = mapped_devices()
     if placement is None or unmapped(model, placement, task) or uncut(model, examples, placement.size * micro_batches):
@@ -105,7 +107,7 @@ def mapped_over(model: nn.Module, task: Task | None, examples: int, micro_batche
 
 
 def uncut(model: nn.Module, examples: int, parts: int) -> str | None:
-    """Return why so many examples cannot be cut into so many parts, each on a device; None if they can."""
+    """Return why these examples cannot be split into this many parts, one per device, or None if they can."""
     if examples % parts:
         return f"{examples} examples do not divide over {parts} parts"
     config: Any = getattr(model, "config", None)
@@ -119,7 +121,7 @@ def uncut(model: nn.Module, examples: int, parts: int) -> str | None:
 def mapped_gradients(
     gradients: Callable[..., Any], model: nn.Module, placement: Placement
 ) -> Callable[[Any, Any, Mapping[str, jax.Array], jax.Array, Any], Any]:
-    """Return ``gradients`` of a batch from those of its parts on the devices.
+    """Return ``gradients`` of a batch, computed from those of its parts on the devices.
 
     Args:
         gradients: ``(network, trained, batch_stats, batch, dropout_key, scale) -> ((loss, (batch_stats, sums)),
@@ -155,7 +157,7 @@ def mapped_gradients(
     def mapped(trained: Any, batch_stats: Any, batch: Any, dropout_key: jax.Array, scale: Any) -> Any:
         probes = jax.tree.map(lambda x: PartitionSpec(*(None,) * (x.ndim - 1), DATA_AXIS), trained.get(PROBES, {}))
         cut = {name: probes if name == PROBES else whole for name in trained}
-        # Without check_vma, which sums the gradient of every array at once where it is made, one by one.
+        # Without check_vma, which would sum the gradient of every array immediately, one by one.
         return jax.shard_map(
             part, mesh=placement.mesh, in_specs=(cut, whole, rows, whole, whole), out_specs=whole, check_vma=False
         )(trained, batch_stats, batch, dropout_key, scale)
@@ -164,7 +166,7 @@ def mapped_gradients(
 
 
 def mapped_outputs(model: nn.Module, placement: Placement) -> Callable[[Any, jax.Array], jax.Array]:
-    """Return ``(variables, images) -> outputs`` in evaluation mode, every device for its own images."""
+    """Return ``(variables, images) -> outputs`` in evaluation mode, where every device handles its own images."""
     whole, rows = PartitionSpec(), PartitionSpec(DATA_AXIS)
 
     def part(variables: Any, images: jax.Array) -> Any:
@@ -174,12 +176,12 @@ def mapped_outputs(model: nn.Module, placement: Placement) -> Callable[[Any, jax
 
 
 def united(stats: Any, momentum: float, axis_name: str) -> Any:
-    """Return the running statistics of a batch whose parts on the devices made theirs from the *same* old ones.
+    """Return the running statistics of a batch whose parts on the devices were computed from the *same* old ones.
 
     As :func:`~resnet_jax.training.accumulate.pool_statistics`, with two waits for those of all norms together.
 
     Args:
-        stats: nested dicts; innermost are ``{"mean": (C,), "var": (C,)}``.
+        stats: nested dicts whose innermost are ``{"mean": (C,), "var": (C,)}``.
         momentum: weight of the old running average.
         axis_name: the mapped axis.
     """

@@ -1,4 +1,4 @@
-"""One state or a population of them, told apart by nothing but the rank of ``step``: what the loop needs of either."""
+"""A uniform view of one state or a population, told apart only by the rank of ``step``: what the loop needs of both."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ def is_population(state: TrainState) -> bool:
 
 
 def members_of(state: TrainState) -> int:
-    """Return the number of members; 1 for a state alone."""
+    """Return the number of members; 1 for a single state."""
     return state.step.shape[0] if is_population(state) else 1
 
 
 def updates_done(state: TrainState) -> int:
-    """Return the updates done, which all members have in common."""
+    """Return the number of updates done, which all members share."""
     return int(state.step[0]) if is_population(state) else int(state.step)
 
 
 @jax.jit
 def copied(tree: Any) -> Any:
-    """Return a copy in memory of its own: what a step is given is gone afterwards."""
+    """Return a copy in its own memory, because a step consumes its input."""
     return jax.tree.map(jnp.copy, tree)
 
 
 def chosen(members: Sequence[int], those: TrainState, others: TrainState) -> TrainState:
-    """Return a population with ``members`` of ``those``, and of the ``others`` the rest and the step.
+    """Return a population with ``members`` taken from ``those``, and the rest and the step from ``others``.
 
     Args:
-        members: numbers of the members.
+        members: indices of the members.
         those: a population.
-        others: another of the same structure.
+        others: another population of the same structure.
     """
     mask = np.zeros(members_of(those), bool)
     mask[list(members)] = True
@@ -63,23 +63,23 @@ def _chosen(mask: jax.Array, those: TrainState, others: TrainState) -> TrainStat
 
 @jax.jit
 def member_at(states: TrainState, index: int | jax.Array) -> TrainState:
-    """Return a copy of one member; one compiled program for all of them, unlike ``population.member``.
+    """Return a copy of one member, with one compiled program for all members, unlike ``population.member``.
 
     Args:
         states: a population.
-        index: 0-based; not checked.
+        index: the member, 0-based; not checked.
     """
     return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False), states)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def with_member(states: TrainState, index: int | jax.Array, state: TrainState) -> TrainState:
-    """Return a population, whose memory is used again, with another state in the place of one member.
+    """Return a population in which one member is replaced by another state; the population's memory is reused.
 
     Args:
         states: the population; donated.
-        index: 0-based, of the member; not checked. It is an argument of the compiled program.
-        state: of the same structure, without the axis of members.
+        index: the member, 0-based; not checked. It is an argument of the compiled program.
+        state: a state of the same structure, without the axis of members.
     """
 
     def written(many: jax.Array, one: jax.Array) -> jax.Array:
@@ -94,14 +94,14 @@ def save(
     """Start writing a state, or a population under the step that its members share.
 
     Args:
-        checkpoints: of this run or population.
+        checkpoints: the checkpoints of this run or population.
         kind: ``last`` or ``best``.
-        state: or a population.
-        progress: of the same moment.
-        score: see :meth:`~resnet_jax.training.checkpoint.Checkpoints.save`; of a population there is none.
+        state: a state or a population.
+        progress: the progress at the same step.
+        score: see :meth:`~resnet_jax.training.checkpoint.Checkpoints.save`; a population has none.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: if it cannot be written.
     """
     if is_population(state):
         checkpoints.save(kind, state.replace(step=state.step[0]), progress.to_json(), axis=1)
@@ -115,35 +115,35 @@ def restore(
     """Load what :func:`save` wrote.
 
     Args:
-        checkpoints: of this run or population.
+        checkpoints: the checkpoints of this run or population.
         kind: ``last`` or ``best``.
         like: a state, or a population of the same members, on its devices.
-        at_most: of this step or before; None for the newest.
+        at_most: the latest step to consider; None for the newest.
 
     Raises:
-        RunError: there is no checkpoint, or it does not fit.
+        RunError: if there is no checkpoint, or it does not fit.
     """
     found = checkpoints.restore(kind, _with_one_step(like), axis=int(is_population(like)), at_most=at_most)
     return _as_given(*found, like)
 
 
 def resume(checkpoints: Checkpoints, like: TrainState) -> tuple[TrainState, Progress] | None:
-    """Load what training goes on from; None if nothing was saved so far.
+    """Load the state to resume training from; None if nothing has been saved so far.
 
     Args:
-        checkpoints: of this run or population.
+        checkpoints: the checkpoints of this run or population.
         like: as for :func:`restore`.
 
     Raises:
-        DamagedError: there were checkpoints, and none is intact.
-        RunError: the checkpoint does not fit.
+        DamagedError: if there are checkpoints but none is intact.
+        RunError: if the checkpoint does not fit.
     """
     found = checkpoints.resume(_with_one_step(like), axis=int(is_population(like)))
     return None if found is None else _as_given(*found, like)
 
 
 def _with_one_step(like: TrainState) -> TrainState:
-    """Return a population with the step that its members share, which is how it is written."""
+    """Return a population with a single step that its members share, which is how it is stored."""
     return like.replace(step=jax.device_put(like.step[0], like.step.sharding)) if is_population(like) else like
 
 

@@ -1,4 +1,4 @@
-"""The names of before for what a placement says (:mod:`resnet_jax.training.placement`)."""
+"""The former names for what a placement provides (:mod:`resnet_jax.training.placement`)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from resnet_jax.training.placement import (
 
 
 def replicated(mesh: Devices) -> Any:
-    """Return where a state lies; see :meth:`Placement.state`."""
+    """Return the sharding of a state; see :meth:`Placement.state`."""
     return as_placement(mesh).state()
 
 
 def batch_sharding(mesh: Devices, axis: int = 0) -> NamedSharding:
-    """Return where a batch lies; see :meth:`Placement.batch`."""
+    """Return the sharding of a batch; see :meth:`Placement.batch`."""
     return as_placement(mesh).batch(axis)

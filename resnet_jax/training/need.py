@@ -1,16 +1,17 @@
-"""How much memory a train step needs, before it is compiled; and what to do where it is not there.
+"""The memory that a train step needs, before it is compiled, and what to do if it is not available.
 
-The estimate is in closed form. What the backward pass keeps of an image of b-byte numbers, with X, Y and R the elements
-into all convolutions, out of them, and of the residual sums (:func:`resnet_jax.models.count.count_elements`):
+The estimate is in closed form. What the backward pass keeps per image, with b-byte numbers and X, Y and R the elements
+entering all convolutions, leaving them, and in the residual sums (:func:`resnet_jax.models.count.count_elements`):
 
 * remat none: b (X + Y), the inputs of the convolutions and of the norms. The compiled step of ResNet-50 on 16 images
-  has 1.38 GB of temporaries on the CPU, and this says 1.39; ResNet-20 on 128 images 0.20 to 0.22, and this says 0.19.
-* conv: b Y, and all of one block; block: b R, and all of one block. These are lower bounds: the CPU's compiler may keep
+  has 1.38 GB of temporaries on the CPU, and this estimates 1.39; ResNet-20 on 128 images has 0.20 to 0.22, and this
+  estimates 0.19.
+* conv: b Y, plus all of one block; block: b R, plus all of one block. These are lower bounds: the CPU compiler may keep
   much more (ResNet-20 on 128 images 0.29 and 0.23 GB).
 
-To that come parameters, gradients and the optimizer's arrays; where the state is cut over devices, the device's part of
-it, and parameters and gradients whole for the time of a step. A run is refused only where four fifths of it are more
-than the device or the machine has at all; where it is more than is free at the moment, that is a warning.
+Parameters, gradients and the optimizer's arrays are added. If the state is sharded, this is the device's share, plus
+whole parameters and gradients for the duration of a step. A run is rejected only if four fifths of the total exceed the
+memory that the device or machine has at all; if it exceeds the memory that is currently free, there is a warning.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ from resnet_jax.models.towers import TwoTowers
 
 #: The share of the estimate that must fit; the rest is its uncertainty.
 CERTAIN = 0.8
-#: The share of the memory that a batch which is said to fit may take.
+#: The share of the memory that a batch reported as fitting may take.
 COMFORTABLE = 0.8
-#: Parameters, gradients and the optimizer's arrays, in parameters: SGD with momentum has 3, Adam 4.
+#: Parameters, gradients and the optimizer's arrays, in multiples of the parameters: 3 for SGD with momentum, 4 for
+#: Adam.
 COPIES = 4
 
 _NO_MEMORY = re.compile(
@@ -45,15 +47,15 @@ _NO_MEMORY = re.compile(
 _BYTES = re.compile(r"(?:allocat\w*|memory)\D{0,40}?(\d{4,}) bytes", re.IGNORECASE)
 
 ADVICE = (
-    "Lower the batch (train.batch_size, or batch or at_once of an analysis or a measurement), cut it into parts with "
-    "train.accumulate 2 or more, or compute again in the backward pass what is kept for it: model.remat block. "
-    "`resnet-jax plan` (resnet_jax.bench.plan) says what a step needs"
+    "Lower the batch size (train.batch_size, or batch or at_once of an analysis or a measurement), split it into "
+    "micro-batches with train.accumulate 2 or more, or recompute activations in the backward pass with model.remat "
+    "block. `resnet-jax plan` (resnet_jax.bench.plan) reports what a step needs"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the fields or arguments are called that make a step smaller; None for one that there is not."""
+    """Names of the fields or arguments that make a step smaller; None for those that do not exist."""
 
     batch: str = "train.batch_size"
     accumulate: str | None = "train.accumulate"
@@ -66,18 +68,18 @@ ANALYSIS = Options("batch", None, "model.remat", None)
 
 
 def _set(name: str, value: object) -> str:
-    """Say that a field (``train.accumulate 2``) or an argument (``batch=2``) is set."""
+    """Format a field (``train.accumulate 2``) or an argument (``batch=2``) with its value."""
     return f"{name} {value}" if "." in name else f"{name}={value}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """Bytes of a step on one device.
+    """Memory of a step on one device, in bytes.
 
     Attributes:
-        fixed: parameters, gradients, optimizer.
-        per_image: what one image adds.
-        images: of a micro-batch there.
+        fixed: parameters, gradients and optimizer.
+        per_image: memory per image.
+        images: images of a micro-batch on the device.
     """
 
     fixed: int
@@ -86,7 +88,7 @@ class Need:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The total."""
         return self.fixed + self.per_image * self.images
 
     def images_that_fit(self, limit: int) -> int:
@@ -103,16 +105,16 @@ def estimate(
     backward: bool = True,
     fsdp: int = 1,
 ) -> Need:
-    """Estimate the memory of a train step; or, from below, of a forward pass: the images and one convolution of three
-    in a block.
+    """Estimate the memory of a train step, or a lower bound for a forward pass: the images and one of three
+    convolutions in a block.
 
     Args:
         model: the network.
-        input_shape: of one image, without the batch.
-        images: of a micro-batch, on one device.
-        remat: in place of the network's own.
-        backward: whether there is a backward pass, for which the forward pass keeps what it made.
-        fsdp: devices that the state is cut over.
+        input_shape: shape of one image, without the batch axis.
+        images: images of a micro-batch on one device.
+        remat: overrides the network's own.
+        backward: whether there is a backward pass, for which the forward pass keeps its results.
+        fsdp: number of devices that the state is sharded over.
 
     >>> from resnet_jax.models import create_model
     >>> round(estimate(create_model("resnet50"), (224, 224, 3), 16).total / 1e9, 1)  # measured: 1.4 and 0.4
@@ -134,7 +136,7 @@ def estimate(
 
 
 def fixed_bytes(params: int, fsdp: int = 1) -> int:
-    """Return the bytes on one device of parameters, gradients and optimizer, from those of all parameters.
+    """Return the bytes of parameters, gradients and optimizer on one device, given the bytes of all parameters.
 
     >>> fixed_bytes(100), fixed_bytes(100, 2), fixed_bytes(100, 100)
     (400, 350, 203)
@@ -143,7 +145,7 @@ def fixed_bytes(params: int, fsdp: int = 1) -> int:
 
 
 def at_most(model: ResNet, input_shape: tuple[int, ...], images: int, members: int = 1) -> int:
-    """Return bytes that a step surely does not pass, without tracing anything: with four wide layers in every block."""
+    """Return an upper bound on the bytes of a step without tracing it, assuming four wide layers in every block."""
     if isinstance(model, TwoTowers):
         shapes = input_shape, model.other_shape
         return sum(at_most(t, s, images, members) for t, s in zip(model.towers.values(), shapes, strict=True))
@@ -186,24 +188,24 @@ def require_memory(
     options: Options = Options(),
     beside: ResNet | None = None,
 ) -> None:
-    """Refuse a step that cannot fit; warn of one that does not fit at the moment.
+    """Reject a step that cannot fit; warn about one that does not fit at the moment.
 
     Args:
         model: the network.
-        input_shape: of one image.
-        batch: images of an update, over all devices.
-        accumulate: micro-batches.
-        members: networks trained in one program.
-        at_once: of them, how many are computed side by side; None: all.
-        devices: that share the batch.
-        fsdp: of them, how many the state is cut over.
-        warn: is given a line.
+        input_shape: shape of one image.
+        batch: images per update, over all devices.
+        accumulate: number of micro-batches.
+        members: number of networks trained in one program.
+        at_once: how many of them are computed side by side; None: all.
+        devices: number of devices that share the batch.
+        fsdp: how many of them the state is sharded over.
+        warn: called with a line.
         backward: whether there is a backward pass.
-        options: what to name in the way out.
+        options: the options to suggest.
         beside: a network whose forward pass on the same images is part of the step (a teacher).
 
     Raises:
-        RunError: it needs more than there is, with what fits.
+        RunError: if it needs more memory than there is; the message says what fits.
     """
     here = [device for device in devices if getattr(device, "process_index", 0) == jax.process_index()] or list(devices)
     total, free = memory_of_device(here[0])
@@ -253,22 +255,22 @@ def _ways_out(
         smaller = 2 ** int(math.log2(fits))
         ways.append(f"about {smaller} fit: {_set(options.batch, min(smaller, batch))}")
         if cut is not None and options.accumulate is not None:
-            ways.append(f"{_set(options.accumulate, cut)} makes the same update of {cut} parts")
+            ways.append(f"{_set(options.accumulate, cut)} makes the same update from {cut} parts")
     if backward and model.config.remat == "none":
         ways.append(f"{_set(options.remat, 'block')} keeps less for the backward pass, most of all in deep networks")
     if devices > 1 and options.placement is not None and need.fixed > limit / 4:
-        ways.append(f"{_set(options.placement, 'fsdp')} cuts parameters and optimizer state over {devices} devices")
+        ways.append(f"{_set(options.placement, 'fsdp')} shards parameters and optimizer state over {devices} devices")
     if not fits:
-        ways.insert(0, "not even one image fits: take smaller images or a smaller network")
+        ways.insert(0, "not even one image fits: use smaller images or a smaller network")
     text = "; ".join(ways)
     return text[0].upper() + text[1:]
 
 
 def memory_of_device(device: Any) -> tuple[int | None, int | None]:
-    """Return the bytes that a device has, and how many are free; None where it does not say.
+    """Return a device's total and free memory in bytes; None where it does not report it.
 
     Args:
-        device: of this process; another's cannot be asked.
+        device: a device of this process; others cannot be queried.
     """
     if device.platform == "cpu":
         return host_memory()
@@ -278,10 +280,10 @@ def memory_of_device(device: Any) -> tuple[int | None, int | None]:
 
 
 def host_memory(root: Path = Path("/")) -> tuple[int | None, int | None]:
-    """Return the bytes that this process may use, and how many are free: of the machine, or of its control group.
+    """Return the total and free memory in bytes that this process may use, of the machine or of its control group.
 
     Args:
-        root: where ``proc`` and ``sys`` are.
+        root: the directory that contains ``proc`` and ``sys``.
     """
     total = free = None
     with contextlib.suppress(OSError, ValueError):
@@ -297,7 +299,7 @@ def host_memory(root: Path = Path("/")) -> tuple[int | None, int | None]:
 
 
 def _groups(root: Path) -> Iterator[tuple[int, int]]:
-    """Yield limit and use of the control groups that this process is in, versions 2 and 1."""
+    """Yield limit and usage of the control groups of this process, versions 2 and 1."""
     folders = [root / "sys/fs/cgroup", root / "sys/fs/cgroup/memory"]
     with contextlib.suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
@@ -315,14 +317,14 @@ def _groups(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def is_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory, of the device or the machine, was short; a full disk is none."""
+    """Return whether an error means that the device or machine ran out of memory, as opposed to disk space."""
     return isinstance(error, MemoryError) or (
         isinstance(error, jax.errors.JaxRuntimeError) and bool(_NO_MEMORY.search(str(error)))
     )
 
 
 def explain_end(text: str) -> str:
-    """Return the last words of another process, or what to do if they are about memory.
+    """Return the last output of another process, or advice if it is about memory.
 
     >>> explain_end("ended with status -9: it said nothing")[:50]
     'the system killed it, most likely because memory r'
@@ -335,10 +337,10 @@ def explain_end(text: str) -> str:
 
 
 def no_memory(text: str) -> str:
-    """Return what to say of an error about memory.
+    """Return the message for an out-of-memory error.
 
     Args:
-        text: of the error; how much was asked for is taken from it.
+        text: the text of the error, from which the requested size is taken.
     """
     found = _BYTES.search(text)
     asked = f" ({gib(int(found[1]))} were asked for at once)" if found else ""
@@ -347,10 +349,10 @@ def no_memory(text: str) -> str:
 
 @contextlib.contextmanager
 def memory_told(what: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Turn an error about memory into one that says what to do.
+    """Turn an out-of-memory error into one that says what to do.
 
     Args:
-        what: a sentence to begin with, made when it is needed.
+        what: returns the first sentence, when it is needed.
 
     Raises:
         RunError: in place of the error.
@@ -364,7 +366,7 @@ def memory_told(what: Callable[[], str] = lambda: "") -> Iterator[None]:
 
 
 def gib(size: int) -> str:
-    """Return bytes as people write them.
+    """Return bytes as readable text.
 
     >>> gib(3 * 2**30), gib(5 * 2**20)
     ('3 GiB', '5 MiB')

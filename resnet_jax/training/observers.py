@@ -21,21 +21,21 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class RunFacts:
-    """What an observer may want to know of a run before it begins.
+    """What an observer may want to know about a run before it begins.
 
     Attributes:
-        name: of the run, for titles.
-        run_dir: where its files are.
-        config: its configuration, nested plain values.
-        start_step: updates done when this session begins; more than 0 in a resumed run.
-        total_steps: updates of the whole run.
-        steps_per_epoch: updates of a pass over the training set.
-        batch_size: examples of an update.
+        name: name of the run, for titles.
+        run_dir: the run directory.
+        config: the configuration, as nested plain values.
+        start_step: number of updates done when this session begins; more than 0 in a resumed run.
+        total_steps: number of updates of the whole run.
+        steps_per_epoch: updates per pass over the training set.
+        batch_size: examples per update.
         log_every: how often steps are logged.
-        records: what :meth:`Observer.position` said when the state that this session goes on from was saved, of all
-            observers; empty at the start of a run, and of checkpoints that were written before there was any.
-        events: takes what happens to files: ``events.add("damaged", what=..., reason=...)``.
-        warn: shows a line to whoever watches the run.
+        records: what :meth:`Observer.position` of all observers returned when the state that this session resumes from
+            was saved; empty at the start of a run, and for older checkpoints.
+        events: receives events about files: ``events.add("damaged", what=..., reason=...)``.
+        warn: shows a line to the user.
     """
 
     name: str
@@ -52,65 +52,66 @@ class RunFacts:
 
 
 class Observer:
-    """Training observer. Inherit from it and write the methods that matter; all of them do nothing here.
+    """Training observer. Inherit from it and override the methods you need; all of them do nothing here.
 
-    Steps are 1-based in all rows: updates done. In a population every row also has ``member``, from 0.
+    Steps in all rows are 1-based: the number of updates done. In a population every row also has ``member``, counted
+    from 0.
     """
 
     def on_start(self, facts: RunFacts) -> None:
         """Called once, before the first step."""
 
     def on_rollback(self, facts: RunFacts) -> None:
-        """Called after a loss spike, when the run goes on from an earlier step, ``facts.start_step``."""
+        """Called after a loss spike, when the run continues from an earlier step, ``facts.start_step``."""
 
     def on_step(self, row: Row) -> None:
-        """Called for every step: step, epoch (fractional), loss, the task's metrics in training (accuracy), grad_norm.
+        """Called for every step: step, epoch (fractional), loss, the task's training metrics (accuracy), grad_norm.
 
-        With a loss scale also loss_scale and skipped, the steps skipped so far; after a rejected step that is tolerated
-        also rejected, how many in a row. Such steps may have a loss and a grad_norm that are not finite.
+        With a loss scale, also loss_scale and skipped, the number of skipped steps so far; after a tolerated rejected
+        step also rejected, the number of consecutive ones. Such steps may have a non-finite loss and grad_norm.
         """
 
     def on_epoch(self, row: Row) -> None:
-        """Called at the end of every epoch, and of the run: step, epoch, the means in training, ``val_`` metrics."""
+        """Called at the end of every epoch, and of the run: step, epoch, the training means, ``val_`` metrics."""
 
     def on_validation(self, row: Row) -> None:
         """Called after a validation within an epoch: step, epoch, val_loss and the other ``val_`` metrics."""
 
     def on_blocks(self, step: int, norms: np.ndarray, member: int = 0) -> None:
-        """Called where a step measured the norm of the gradient at every block, (blocks,)."""
+        """Called when a step has measured the norm of the gradient at every block, (blocks,)."""
 
     def on_task_gradients(self, step: int, cosines: np.ndarray, member: int = 0) -> None:
-        """Called likewise, of a task of several: the cosine between their gradients at every block, (blocks, pairs)."""
+        """Called likewise for several tasks: the cosine between their gradients at every block, (blocks, pairs)."""
 
     def on_reject(self, row: Row) -> None:
-        """Called for every rejected update, before what follows from it: step, epoch, loss, grad_norm, and rejected."""
+        """Called for every rejected update, before its consequences: step, epoch, loss, grad_norm, and rejected."""
 
     def on_divergence(self, row: Row) -> None:
         """Called when a member of a population has diverged: step, epoch, loss and grad_norm."""
 
     def on_fault(self, error: Diverged) -> None:
-        """Called after on_divergence: the same as an error would say it, with the states that the next step takes."""
+        """Called after on_divergence: the same in the words of an error, with the states that the next step takes."""
 
     def on_members(self, rows: Mapping[int, Row]) -> None:
-        """Called at the end of every epoch of a population, after on_epoch: the rows of all members that still run."""
+        """Called at the end of every epoch of a population, after on_epoch: the rows of all members still running."""
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
-        """Called once the run is finished and tested; not where it is interrupted."""
+        """Called once the run is finished and tested; not if it is interrupted."""
 
     def position(self) -> Mapping[str, Any]:
-        """Return how far the files have come that are written here, name -> plain values; called for every checkpoint.
+        """Return how far the files written here have come, name -> plain values; called for every checkpoint.
 
-        What they have in it was told before; :attr:`RunFacts.records` gives it back to the session that resumes there,
-        which can so leave them as they were then, without a row lost or written twice.
+        The data up to there has been reported before. :attr:`RunFacts.records` returns it to the session that resumes
+        at the checkpoint, which can thus restore the files to that point, without a lost or repeated row.
         """
         return {}
 
     def close(self) -> None:
-        """Called at the very end, however it came."""
+        """Called at the very end, however the run ended."""
 
 
 def positions(observers: Iterable[Any]) -> dict[str, Any]:
-    """Return the positions of all observers that have some."""
+    """Return the positions of all observers that have any."""
     found: dict[str, Any] = {}
     for observer in observers:
         method = getattr(observer, "position", None)

@@ -1,6 +1,6 @@
-"""Optimizers: one gradient transformation from a flat configuration, with every mask told by role.
+"""Optimizers: one gradient transformation from a flat configuration, in which roles decide every mask.
 
-The order is fixed and the same for all:
+The order is fixed and the same for all optimizers:
 
 1. clip the gradient of each unit adaptively (agc.py): first, so that one unit that explodes does not shrink all others
    in step 2;
@@ -29,11 +29,10 @@ lars     ``v <- m v + lr q (g + wd w); w -= v; q = c |w| / (|g| + wd |w|)``  You
 lamb     ``r = m' / (sqrt(s') + eps) + wd w; w -= lr r |w| / |r|``           You et al. 2020
 =======  ==================================================================  =========================
 
-Penalties reach only the parameters whose role is in ``decay_roles``. The trust ratios of lars and lamb reach
-only kernels (`roles.KERNEL_ROLES`), decayed or not, as in MLPerf's LARS and the LAMB authors' code; elsewhere they
-are 1.
+Penalties act only on parameters whose role is in ``decay_roles``. The trust ratios of lars and lamb act only on kernels
+(`roles.KERNEL_ROLES`), decayed or not, as in MLPerf's LARS and the LAMB authors' code; elsewhere they are 1.
 
-timm's Lars and Lamb are others by the same names; ``convention="timm"`` gives those, number by number:
+timm's Lars and Lamb are different optimizers with the same names; ``convention="timm"`` reproduces their numbers:
 
 ======================  ===============================  ===================================================
                         paper (the default)              timm
@@ -44,9 +43,9 @@ lars, q                 ``c |w| / (|g| + wd |w|)``       ``c |w| / (|g| + wd |w|
 lamb, global norm of g  not clipped unless clip_norm is  clipped to 1 unless clip_norm says another
 ======================  ===============================  ===================================================
 
-Inside and outside differ as soon as the rate moves: a warm-up or a drop acts at once outside, and over the memory of
-the momentum inside. With nesterov g is looked ahead in the same place. Both keep q = 1 for w or g of norm 0. timm's own
-weight decay for Lamb is 0.01 by default, here it is 0 as for all.
+Inside and outside differ as soon as the rate changes: a warm-up or a drop acts immediately outside, and over the memory
+of the momentum inside. With nesterov, g is looked ahead at the same point. Both keep q = 1 for w or g of norm 0. timm's
+default weight decay for Lamb is 0.01; here it is 0, as for all optimizers.
 """
 
 from __future__ import annotations
@@ -87,21 +86,21 @@ def make_optimizer(
     total_steps: int,
     rules: roles.Rules = roles.ROLE_RULES,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Build the optimizer. Do it once per run: two separately built ones make `jit` trace the step twice.
+    """Build the optimizer. Do this once per run: with two separately built ones, `jit` traces the step twice.
 
     Args:
-        cfg: which one and its settings; numbers may be traced scalars (`resnet_jax.fields.unchecked`).
-        params: parameters, or ``jax.ShapeDtypeStruct`` in their place; only paths and shapes are read, for the masks.
+        cfg: the optimizer and its settings; numbers may be traced scalars (`resnet_jax.fields.unchecked`).
+        params: parameters, or ``jax.ShapeDtypeStruct`` instead; only paths and shapes are read, for the masks.
         steps_per_epoch: optimizer steps in one pass over the training set.
         total_steps: optimizer steps of the whole run.
-        rules: how paths become roles (`roles.Rules`).
+        rules: how paths map to roles (`roles.Rules`).
 
     Returns:
-        The transformation, whose ``update`` needs the parameters, and the schedule in it (for logging).
+        The transformation, whose ``update`` needs the parameters, and its schedule (for logging).
 
     Raises:
-        UsageError: unknown optimizer, schedule or role, a setting that is not used or out of range,
-            parameters without a role, or a choice of parameters that names none.
+        UsageError: for an unknown optimizer, schedule or role, a setting that is unused or out of range, parameters
+            without a role, or a selection that matches no parameter.
 
     >>> params = {"head": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
     >>> cfg = OptimConfig("sgd", learning_rate=0.5, weight_decay=0.1)
@@ -136,7 +135,7 @@ def make_optimizer(
 
 
 def _label(decayed: bool, shrunk: bool, masked: bool, frozen: bool, factor: float | np.ndarray) -> str | None:
-    """Return what a parameter's update depends on beside its elements; None: on what no other's does."""
+    """Return what a parameter's update depends on besides its elements; None if on something no other's does."""
     if frozen or isinstance(factor, np.ndarray):
         return None
     return f"decayed {decayed}, shrunk {shrunk}, masked {masked}, rate {factor}"
@@ -152,7 +151,7 @@ def _chain(
     shrunk: PyTree,
     rules: roles.Rules,
 ) -> list[optax.GradientTransformation]:
-    """Return steps 1 to 6 without the factors, for the parameters that are trained."""
+    """Return steps 1 to 6 without the factors, for the trained parameters."""
     known = roles.role_names(rules)
     kernels = roles.mask(params, [role for role in roles.KERNEL_ROLES if role in known], rules)
 
@@ -190,7 +189,8 @@ class OptimizerSpec(NamedTuple):
     Attributes:
         defaults: the optional fields it accepts, with their defaults.
         coupled: whether weight decay goes through the gradient (L2) or is left to ``build``.
-        build: (settings, schedule, decoupled decay, mask of what adapts) -> transformation with the rate in it.
+        build: (settings, schedule, decoupled decay, mask of adapted parameters) -> transformation that includes the
+            rate.
         elementwise: whether the update of an element depends on no other element.
     """
 
@@ -204,7 +204,7 @@ _OPTIONAL = ("momentum", "nesterov", "b1", "b2", "eps", "decay", "trust_coeffici
 
 
 def _settings(cfg: OptimConfig, defaults: Mapping[str, float]) -> dict[str, float]:
-    """Merge what was set over the optimizer's defaults; refuse unused settings."""
+    """Override the optimizer's defaults with the given settings; reject unused settings."""
     chosen = {name: getattr(cfg, name) for name in _OPTIONAL if getattr(cfg, name) is not None}
     unused = [name for name in chosen if name not in defaults]
     if unused:
@@ -247,16 +247,16 @@ def _scale_by_adam(settings: _Settings) -> optax.GradientTransformation:
 def scale_by_lars(
     weight_decay: float, trust_coefficient: float, decayed: PyTree, adapted: PyTree, eps: float = 0.0
 ) -> optax.GradientTransformation:
-    """LARS' layer-wise rate, q (g + wd w) with q = c |w| / (|g| + wd |w| + eps) (You et al., 2017, algorithm 1).
+    """Scale by LARS' layer-wise rate, q (g + wd w), q = c |w| / (|g| + wd |w| + eps) (You et al., 2017, algorithm 1).
 
     `optax.lars` divides by |g + wd w| instead. Where |w| or |g| is zero, q is 1.
 
     Args:
         weight_decay: wd.
         trust_coefficient: c.
-        decayed: booleans, where wd acts (elsewhere it is 0).
-        adapted: booleans, where q acts (elsewhere it is 1).
-        eps: timm's, which the paper has not.
+        decayed: booleans, where wd acts (it is 0 elsewhere).
+        adapted: booleans, where q acts (it is 1 elsewhere).
+        eps: timm's term, which the paper does not have.
     """
 
     def scale(g: jax.Array, w: jax.Array, decays: bool, adapts: bool, stacked: bool) -> jax.Array:
@@ -274,7 +274,7 @@ def scale_by_lars(
 
 
 def _scale_by_trust_ratio() -> optax.GradientTransformation:
-    """Return Optax's, for each block's parameter by itself where they are stacked."""
+    """Return Optax's transformation, applied to each block's parameter separately if blocks are stacked."""
     tx = optax.scale_by_trust_ratio()
 
     def scale(update: jax.Array, w: jax.Array) -> Any:

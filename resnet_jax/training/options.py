@@ -1,7 +1,7 @@
-"""Options of the training floor, as they are typed and written in recipes: read and checked without JAX.
+"""Options of the training as they are typed and written in recipes, parsed and checked without JAX.
 
-What acts on them is in `optimizers`, `schedules`, `lookahead`, `ema`, `loss_scale` and `placement`, which say what they
-do; how long and how to train is in `config`.
+What they do is implemented and documented in `optimizers`, `schedules`, `lookahead`, `ema`, `loss_scale` and
+`placement`; how long and how to train is in `config`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import jax
     from jax.typing import ArrayLike
 
-#: How the state lies, by name.
+#: Names of the placements of the state.
 PlacementChoice: TypeAlias = Literal["replicated", "fsdp"]
 OptimizerName: TypeAlias = Literal["sgd", "adam", "adamw", "rmsprop", "lars", "lamb"]
 Convention: TypeAlias = Literal["paper", "timm"]
@@ -31,7 +31,7 @@ KERNEL_ROLES = ("conv", "head", "dense")
 """Roles that multiply activations as matrices: what is decayed, and what LARS and LAMB adapt."""
 
 CLASSIFIER_ROLES = ("head", "head_bias")
-"""Roles of the classifier: what adaptive gradient clipping leaves alone."""
+"""Roles of the classifier, which adaptive gradient clipping excludes."""
 
 #: Fields of stochastic weight averaging that are lengths.
 _SWA = ("start", "every")
@@ -39,23 +39,22 @@ _SWA = ("start", "every")
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
-    """How the learning rate moves. None (or empty) means the schedule's own default.
+    """The learning-rate schedule. None (or empty) means the schedule's own default.
 
-    Durations read "5 epochs", "32000 steps" or "50%" (of the whole run). A field that the chosen schedule
-    does not use must stay unset: `make_schedule` refuses it, because a silently ignored setting is a wrong
-    experiment.
+    Durations read "5 epochs", "32000 steps" or "50%" (of the whole run). A field that the chosen schedule does not use
+    must stay unset: `make_schedule` rejects it, because a silently ignored setting is a wrong experiment.
     """
 
     kind: ScheduleKind = "constant"
-    """The shape of the rate after its warm-up."""
+    """The shape of the learning rate after the warm-up."""
     warmup: str | None = None
-    """How long the rate first rises linearly (default "0 steps"); onecycle has its own rise instead."""
+    """Length of the initial linear warm-up (default "0 steps"); onecycle has its own rise instead."""
     warmup_start_factor: Share | None = None
-    """Rate of the first update as a fraction of the base rate (default 0)."""
+    """Learning rate of the first update as a fraction of the base rate (default 0)."""
     milestones: tuple[str, ...] = ()
     """multistep: when the rate drops, counted from the start of the run, such as ("50%", "75%")."""
     factor: NotNegative | None = None
-    """multistep: what the rate is multiplied by at each milestone (default 0.1)."""
+    """multistep: the factor applied to the rate at each milestone (default 0.1)."""
     end_value: Share | None = None
     """cosine, polynomial: the final rate as a fraction of the base rate (default 0)."""
     power: Positive | None = None
@@ -69,7 +68,7 @@ class ScheduleConfig:
     anneal: Anneal | None = None
     """onecycle: shape of both halves (default cosine)."""
     start_value: Annotated[float, Interval(gt=0.0, le=1.0)] | None = None
-    """exponential: first rate / base rate, from which it grows to that of the last update (default 1e-6)."""
+    """exponential: first rate / base rate, from which it grows to the rate of the last update (default 1e-6)."""
 
     def __post_init__(self):
         """Check every value; raises UsageError."""
@@ -78,18 +77,19 @@ class ScheduleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Lookahead:
-    """How slow weights follow. Static.
+    """Configuration of lookahead: how slow weights follow the fast ones. Static.
 
     Raises:
-        UsageError: a value out of range, or one without ``every``.
+        UsageError: if a value is out of range, or ``every`` is missing.
     """
 
     every: AtLeast1 | None = None
-    """Updates k between two synchronizations (the paper: 5 or 10); None: no lookahead."""
+    """Updates k between two synchronizations (5 or 10 in the paper). None: no lookahead."""
     alpha: Annotated[float, Interval(gt=0.0, le=1.0)] = 0.5
-    """Step size alpha of the slow weights towards the fast ones, in (0, 1]."""
+    """Step size alpha of the slow weights towards the fast ones."""
     power: NotNegative = 0.0
-    """Power p with which the step size falls from 1 to alpha, 1 - (1 - alpha) (t / T)^p at update t of T; 0: alpha."""
+    """Power p with which the step size falls from 1 to alpha: 1 - (1 - alpha) (t / T)^p at update t of T. 0: always
+    alpha."""
 
     def __post_init__(self) -> None:
         check_fields(self, "optim.lookahead.")
@@ -101,17 +101,17 @@ class Lookahead:
 class OptimConfig:
     """The optimizer, its penalties and its schedule. None means the optimizer's own default.
 
-    What the chosen optimizer does not use must stay None: `make_optimizer` refuses it.
+    Fields that the chosen optimizer does not use must stay None: `make_optimizer` rejects them.
     """
 
     name: OptimizerName = "sgd"
-    """Which optimizer."""
+    """The optimizer."""
     learning_rate: Positive = 0.1
-    """The base learning rate, which the schedule multiplies; not scaled with the batch size."""
+    """The base learning rate, which the schedule multiplies. It is not scaled with the batch size."""
     momentum: BelowOne | None = None
     """sgd, lars (default 0.9), rmsprop (default 0): heavy-ball momentum."""
     nesterov: bool | None = None
-    """sgd, lars: Nesterov's momentum (default no)."""
+    """sgd, lars: use Nesterov momentum (default no)."""
     b1: BelowOne | None = None
     """adam, adamw, lamb: decay of the first moment (default 0.9)."""
     b2: BelowOne | None = None
@@ -121,81 +121,87 @@ class OptimConfig:
     decay: BelowOne | None = None
     """rmsprop: decay of the second moment, PyTorch's alpha (default 0.99)."""
     trust_coefficient: Positive | None = None
-    """lars: c, how far one update may move a layer relative to its norm (default 0.001)."""
+    """lars: trust coefficient c, how far one update may move a layer relative to its norm (default 0.001)."""
     convention: Convention | None = None
-    """lars, lamb: paper (default) adapts all kernels, lars with the rate inside its momentum; timm adapts only what
-    decays (nothing without weight_decay), lars with the rate outside, lamb clips the global norm to 1 by default."""
+    """lars, lamb: paper (default) adapts all kernels; lars applies the rate inside its momentum. timm adapts only what
+    is decayed (nothing without weight_decay); lars applies the rate outside, and lamb clips the global norm to 1 by
+    default."""
     weight_decay: NotNegative = 0.0
-    """L2 penalty, coupled or decoupled as the optimizer has it: weight_decay * w (no factor 2)."""
+    """L2 penalty, coupled or decoupled depending on the optimizer: weight_decay * w (no factor 2)."""
     l1: NotNegative = 0.0
     """L1 penalty (lasso), `l1 * |w|`."""
     l1_step: L1Step = "subgradient"
-    """How l1 acts: subgradient, the gradient gets l1 * sign(w), which leaves weights near 0; or proximal, each update
-    ends with soft-thresholding, which makes them exactly 0 (sgd, adam, adamw, rmsprop)."""
+    """How l1 acts. subgradient: adds l1 * sign(w) to the gradient, which leaves weights near 0. proximal: ends each
+    update with soft-thresholding, which makes them exactly 0 (sgd, adam, adamw, rmsprop)."""
     decay_roles: tuple[str, ...] = KERNEL_ROLES
     """Roles of the parameters that both penalties act on (see roles.py)."""
     l1_roles: tuple[str, ...] | None = None
-    """Roles that l1 acts on (default: decay_roles). norm_scale is network slimming (arXiv 1708.06519), which lets
-    channels go."""
+    """Roles that l1 acts on (default: decay_roles). norm_scale gives network slimming (arXiv 1708.06519), which allows
+    channels to be removed."""
     keep_zeros: bool = False
-    """Kernel weights that are exactly 0 at the start stay 0 (masks in the optimizer's state): for networks of which
-    weights were pruned."""
+    """Keep kernel weights at 0 that are exactly 0 at the start (masks in the optimizer state), for networks with pruned
+    weights."""
     clip_norm: Positive | None = None
-    """Largest global norm of the gradient; None does not clip (lamb by timm's convention: clips to 1)."""
+    """Largest global norm of the gradient. None does not clip (except lamb with timm's convention, which clips to
+    1)."""
     agc: Positive | None = None
-    """Adaptive clipping: largest norm of a unit's gradient relative to its weights' (NF-Nets: 0.01); None: none."""
+    """Adaptive gradient clipping: largest norm of a unit's gradient relative to its weights' (0.01 in NF-Nets). None:
+    off."""
     agc_exclude: tuple[str, ...] = CLASSIFIER_ROLES
-    """Roles of the parameters that adaptive clipping leaves alone."""
+    """Roles of the parameters that adaptive clipping excludes."""
     role_rates: tuple[tuple[str, float], ...] = ()
-    """Factors of the learning rate by role; empty: none, but scalar 0.1 in a run with residual fixup,
-    and log_variance 0.01 where SGD weighs tasks by uncertainty."""
+    """Learning-rate factors by role. Empty: none, except scalar 0.1 in a run with residual fixup, and log_variance 0.01
+    where SGD weights tasks by uncertainty."""
     layer_decay: float | None = None
-    """Factor of the learning rate per block of distance from the classifier, in (0, 1]; for fine-tuning."""
+    """Learning-rate factor per block of distance from the classifier, in (0, 1], for fine-tuning."""
     freeze: tuple[str, ...] = ()
-    """What is not trained: roles (norm_scale), modules (stem, stage1/block0) or regular expressions (stage[12]). Batch
-    statistics move on, unless model.norm_scope is frozen."""
+    """What to freeze: roles (norm_scale), modules (stem, stage1/block0) or regular expressions (stage[12]). Batch
+    statistics are still updated, unless model.norm_scope is frozen."""
     lookahead: Lookahead = dataclasses.field(default_factory=Lookahead)
-    """Slow weights that follow the fast ones, which return to them every few updates; off without every."""
+    """Lookahead: slow weights that follow the fast ones, which are reset to them every few updates. Off unless every is
+    set."""
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
-    """How the learning rate moves over the run."""
+    """How the learning rate changes over the run."""
 
     def __post_init__(self):
-        """Check every value; raises UsageError. What goes with which optimizer is for `make_optimizer` to see."""
+        """Check every value; raises UsageError. `make_optimizer` checks what goes with which optimizer."""
         check_fields(self, "optim.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Averaging:
-    """How the averages move. Static.
+    """Configuration of the moving averages. Static.
 
     Raises:
-        UsageError: a value out of range, one that the kind or the warm-up does not use, or one without a decay.
+        UsageError: if a value is out of range or not used by the kind or warm-up, or the decay is missing.
     """
 
     decay: BelowOne | None = None
-    """Decay d per update, in [0, 1); None: no averages."""
+    """Decay d per update. None: no averages."""
     warmup: Literal["tensorflow", "power", "none"] = "tensorflow"
-    """How that decay d is reached: tensorflow, min(d, (1 + k) / (10 + k)) after k updates (0.9999 after 89,990); power,
-    min(d, 1 - (1 + k / gamma)^-power), as timm's use_warmup; or none, d at once, from a copy of the first update on."""
+    """How the decay d is reached. tensorflow: min(d, (1 + k) / (10 + k)) after k updates (0.9999 after 89,990). power:
+    min(d, 1 - (1 + k / gamma)^-power), as timm's use_warmup. none: d at once, starting from a copy of the first
+    update."""
     gamma: Positive = 1.0
     """gamma of the warm-up power; timm's warmup_gamma."""
     power: Positive = 2 / 3
     """Exponent of the warm-up power (timm: 2/3 for runs of a million updates, 3/4 for shorter ones)."""
     min_decay: NotNegative = 0.0
-    """Warm-up power: the decay is not smaller from the second update on."""
+    """Warm-up power: lower bound of the decay from the second update on."""
     update_after: AtLeast0 = 0
-    """Updates that the averages only copy before averaging, and its warm-up, begin; timm's update_after_step."""
+    """Updates during which the averages are plain copies, before averaging and its warm-up begin; timm's
+    update_after_step."""
     statistics: Literal["averaged", "latest"] = "averaged"
-    """Running batch statistics that go with averaged parameters: averaged too (timm), or the latest (PyTorch)."""
+    """Running batch statistics used with averaged parameters: averaged too (timm), or the latest (PyTorch)."""
     kind: Literal["ema", "swa"] = "ema"
-    """ema, exponential moving averages with a decay, or swa, stochastic weight averaging: the mean of snapshots."""
+    """ema: exponential moving averages with a decay. swa: stochastic weight averaging, the mean of snapshots."""
     start: str = "75%"
     """swa: when the first snapshot is taken, such as '75%' of the run or '160 epochs'."""
     every: str = "1 epochs"
-    """swa: between snapshots, such as '1 epochs'; with a cyclic rate one cycle."""
+    """swa: interval between snapshots, such as '1 epochs'; with a cyclic rate, one cycle."""
     reestimate: AtLeast0 | None = None
-    """Batches of training images on which the averages' batch statistics are measured anew before each validation; 0:
-    none. Default: up to 50 for swa (from its start on), none for ema."""
+    """Batches of training images on which the batch statistics of the averages are recomputed before each validation;
+    0: none. Default: up to 50 for swa (from its start on), none for ema."""
 
     def __post_init__(self) -> None:
         check_fields(self, "train.ema.")
@@ -226,14 +232,14 @@ class Averaging:
 
     @property
     def on(self) -> bool:
-        """Whether there are averages."""
+        """Whether averages are computed."""
         return self.kind == "swa" or self.decay is not None
 
     def over(self, steps_per_epoch: int, total_steps: int) -> Averaging:
-        """Return the same with its lengths in steps, as :meth:`rate` needs them.
+        """Return a copy with lengths in steps, as :meth:`rate` needs them.
 
         Raises:
-            UsageError: averaging would start behind the end of the run.
+            UsageError: if averaging would start after the end of the run.
 
         >>> averaging = Averaging(kind="swa").over(steps_per_epoch=10, total_steps=100)
         >>> averaging.start, averaging.every
@@ -250,10 +256,10 @@ class Averaging:
         return dataclasses.replace(self, start=f"{start} steps", every=f"{max(every, 1)} steps")
 
     def rate(self, updates: ArrayLike) -> jax.Array:
-        """Return 1 - d_n, float32; computed as such, for 1 - 0.9999 in float32 is off by 2e-4.
+        """Return 1 - d_n in float32, computed directly because 1 - 0.9999 in float32 is off by 2e-4.
 
         Args:
-            updates: made before this one, n - 1.
+            updates: number of updates before this one, n - 1.
 
         >>> [round(1 - float(Averaging(0.99).rate(k)), 2) for k in (0, 10, 10_000)]
         [0.1, 0.55, 0.99]
@@ -285,7 +291,7 @@ class Averaging:
 
 
 def _length(name: str, text: str) -> str:
-    """Return a length of stochastic weight averaging in its one spelling."""
+    """Return a length of stochastic weight averaging in its normalized spelling."""
     try:
         length = parse_duration(text)
     except UsageError as error:
@@ -297,20 +303,20 @@ def _length(name: str, text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class LossScaling:
-    """How the scale moves. Static.
+    """Configuration of the loss scale. Static.
 
     Raises:
-        UsageError: not minimum <= initial <= maximum, a minimum that is not positive, or no steps to grow after.
+        UsageError: unless 0 < minimum <= initial <= maximum and ``growth_every`` is positive.
     """
 
     initial: Positive = 2.0**15
-    """What the loss is multiplied by at first; halved when gradients overflow."""
+    """Initial loss scale. It is halved when gradients overflow."""
     growth_every: AtLeast1 = 2000
-    """Steps in a row without overflow after which the loss scale is doubled."""
+    """Consecutive steps without overflow after which the loss scale is doubled."""
     minimum: Positive = 1.0
     """An overflow at this scale is an error."""
     maximum: Positive = 2.0**24
-    """It grows no further."""
+    """The largest loss scale."""
 
     def __post_init__(self) -> None:
         check_fields(self, "train.loss_scale.")

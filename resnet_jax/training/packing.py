@@ -1,11 +1,11 @@
-"""Leaves of a state that are treated alike, packed into a few long vectors: fewer, larger operations on a GPU.
+"""Packing similar leaves of a state into a few long vectors: fewer, larger operations on a GPU.
 
-An optimizer goes over its parameters one by one, and a GPU starts several kernels for each: one for the update, one for
-the norm, one that looks for what is not finite. A ResNet-50 has 161 parameters. Most optimizers treat all elements of
-all parameters by one formula, with constants that only a few groups of parameters differ in (whether they decay, the
-factor of their rate). :class:`Packing` puts the leaves of a group into one vector, in the tree that they were in: the
-vector stands where the first of them stood, and an empty array where each of the others was. So whatever goes over a
-tree leaf by leaf, an optimizer with its masks by path among them, goes over the packed one without knowing.
+An optimizer goes over its parameters one by one, and a GPU launches several kernels for each: for the update, the norm,
+and the check for non-finite values. A ResNet-50 has 161 parameters. Most optimizers treat all elements of all
+parameters by one formula, with constants that differ only between a few groups of parameters (whether they decay, the
+factor of their rate). :class:`Packing` puts the leaves of a group into one vector, within the original tree: the vector
+takes the place of the first leaf, and an empty array the place of each of the others. So anything that goes over a tree
+leaf by leaf, including an optimizer with masks by path, works on the packed tree unchanged.
 
 >>> params = {"a": jnp.ones((2, 2)), "b": jnp.zeros(3), "c": jnp.ones(1)}
 >>> packing = Packing.of(params, {"a": "kernel", "b": "kernel", "c": None})
@@ -30,17 +30,17 @@ import optax
 PyTree = Any
 Path = tuple[str, ...]
 
-#: Leaves of a vector: with a momentum and a gradient three arrays a leaf are read, and XLA makes no kernel of more than
+#: Leaves per vector: with momentum and gradient, three arrays per leaf are read, and XLA makes no kernel with more than
 #: 96 operands and results.
 MEMBERS = 44
 
 
 class ElementwiseTransformation(optax.GradientTransformation):
-    """A transformation whose update of an element depends on that element alone, on numbers, and on its leaf's label.
+    """A transformation whose update of an element depends only on that element, on scalars, and on its leaf's label.
 
     Attributes:
-        labels: tree of the parameters with a label each: leaves of one label have the same constants. None for leaves
-            that are like no other.
+        labels: tree of the parameters with a label for each: leaves with the same label have the same constants. None
+            for leaves that are unlike all others.
     """
 
     labels: PyTree
@@ -59,7 +59,7 @@ class Packing:
 
     Attributes:
         groups: paths of the leaves of each group.
-        shapes: of the leaves, by path.
+        shapes: shapes of the leaves, by path.
     """
 
     groups: tuple[tuple[Path, ...], ...]
@@ -71,8 +71,9 @@ class Packing:
 
         Args:
             tree: arrays or their shapes.
-            labels: the same tree with a label each, which is a leaf itself, such as a text. Leaves of one label and
-                dtype go together, up to :data:`MEMBERS` of them; those of None stay as they are.
+            labels: the same tree with a label for each leaf, which must itself be a leaf, such as a string. Leaves with
+                the same label and dtype are packed together, up to :data:`MEMBERS` of them; those with None stay
+                unchanged.
         """
         alike: dict[Hashable, list[Path]] = {}
         shapes: dict[Path, tuple[int, ...]] = {}
@@ -92,9 +93,10 @@ class Packing:
         return cls(tuple(group for group in groups if len(group) > 1), shapes)
 
     def pack(self, tree: PyTree) -> PyTree:
-        """Return a tree packed. Any tree that holds trees of the same paths is, such as an optimizer's state.
+        """Return a tree packed. This works on any tree that contains trees with the same paths, such as an optimizer
+        state.
 
-        What stands under other paths, has another shape, or of which not the whole group is there, stays as it is.
+        Leaves with other paths or shapes, or from an incomplete group, stay unchanged.
         """
         leaves, treedef = jax.tree.flatten(tree)
         for members in self._found(tree):
@@ -105,11 +107,11 @@ class Packing:
         return jax.tree.unflatten(treedef, leaves)
 
     def unpack(self, packed: PyTree, like: PyTree) -> PyTree:
-        """Return what was packed, as it was before.
+        """Return the original of a packed tree.
 
         Args:
-            packed: of the structure of ``like``.
-            like: what was packed, or its shapes.
+            packed: a tree with the structure of ``like``.
+            like: the original tree, or its shapes.
         """
         leaves, treedef = jax.tree.flatten(packed)
         shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
@@ -122,7 +124,7 @@ class Packing:
         return jax.tree.unflatten(treedef, leaves)
 
     def _found(self, tree: PyTree) -> list[list[int]]:
-        """Return for each group, and each place in the tree that has it, the numbers of its leaves."""
+        """Return, for each group and each place in the tree that contains it, the indices of its leaves."""
         group_of = {path: number for number, group in enumerate(self.groups) for path in group}
         lengths = sorted({len(path) for path in group_of}, reverse=True)
         found: dict[tuple[int, Path, Any], dict[Path, int]] = {}

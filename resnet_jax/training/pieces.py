@@ -1,15 +1,16 @@
-"""Gradients summed over devices in few large pieces, in the order in which the backward pass makes them.
+"""Gradients summed over devices in a few large pieces, in the order in which the backward pass produces them.
 
-A sum over devices of each of a network's 161 arrays would be 161 waits; one of all could only begin when everything
-else is done. Here the arrays are laid behind each other in a few pieces of about the same bytes. The first piece, the
-classifier and the last blocks, is complete when the backward pass has most of its work still before it, and can cross
-meanwhile. Compilers join sums that could go together, and then all wait for the last; so each piece but the first
-carries a number that only the one before it knows.
+Summing each of a network's 161 arrays over devices would mean 161 waits; a single sum of all could begin only when
+everything else is done. Here the arrays are concatenated into a few pieces of about equal size. The first piece, with
+the classifier and the last blocks, is complete while most of the backward pass is still to come, so communication can
+overlap with it. Compilers merge sums that could run together, and then all wait for the last; therefore each piece but
+the first carries a number that only the piece before it provides.
 
-Not laid on a TPU: arrays lie there in tiles, and laying costs a pass over the gradient each way. There every array is
-summed as it lies, and the compiler joins those of a piece: a piece waits for the one before it, and its sums name the
-devices in another order than batch norms' do, which a piece would otherwise be joined with and stop at. Whether
-anything runs while a piece crosses is up to the compiler: ``experiments/results/chips/README.md`` has what it does.
+On a TPU the arrays are not concatenated: they are stored in tiles, and concatenation costs a pass over the gradient
+each way. There, every array is summed as it is, and the compiler merges those of a piece: a piece waits for the one
+before it, and its sums name the devices in a different order than those of batch norms, with which they would otherwise
+be merged and have to wait. Whether anything runs while a piece is communicated is up to the compiler:
+``experiments/results/chips/README.md`` shows what it does.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from jax import lax
 
 from resnet_jax.models.paths import parse
 
-#: At most so many pieces: enough to begin early, and each large enough that latency is little of it.
+#: The maximum number of pieces: enough to begin early, each large enough that latency is a small part.
 PIECES = 6
 
 
 def summed(grads: Mapping[str, Any], with_them: Any, axis_name: str, *, laid: bool = True) -> Any:
-    """Return the sum over the devices of a mapped axis of gradients and of what crosses with the first of them.
+    """Return gradients, and arrays communicated with the first of them, summed over the devices of a mapped axis.
 
     Args:
-        grads: ``{"params": ..., ...}``, of this device's examples.
+        grads: ``{"params": ..., ...}``, from this device's examples.
         with_them: any arrays that are ready before the backward pass: the loss, metrics.
         axis_name: the mapped axis.
-        laid: whether the arrays of a piece are laid behind each other; else the compiler joins them.
+        laid: whether the arrays of a piece are concatenated; otherwise the compiler merges them.
     """
     paths, leaves, shape = _flat(grads)
     order = backward_order(paths)
@@ -55,7 +56,7 @@ def summed(grads: Mapping[str, Any], with_them: Any, axis_name: str, *, laid: bo
 
 
 def backward_order(paths: Sequence[str]) -> list[int]:
-    """Return the indices of paths of parameters in the order in which a backward pass comes to them.
+    """Return the indices of parameter paths in the order in which a backward pass reaches them.
 
     >>> backward_order(["head/bias", "stage1/block0/shortcut/scale", "stage1/block1/branch/scale", "stem/norm/scale"])
     [0, 2, 1, 3]
@@ -72,9 +73,10 @@ def backward_order(paths: Sequence[str]) -> list[int]:
 
 
 def cut(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
-    """Return where a row of sizes is cut into at most so many pieces of about the same size, as (start, stop).
+    """Return where to split a row of sizes into at most this many pieces of about equal size, as (start, stop).
 
-    A piece ends where it has its share of all: so the last, which nothing is left to be computed behind, is small.
+    A piece ends where it reaches its share of the total, so the last one, with no computation left to overlap, is
+    small.
 
     >>> cut([4, 1, 1, 1, 4, 1], 3)
     [(0, 1), (1, 5), (5, 6)]
@@ -90,9 +92,9 @@ def cut(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
 
 
 def _sum_laid(arrays: Sequence[jax.Array], before: Sequence[jax.Array], axis_name: str) -> list[jax.Array]:
-    """Return arrays summed over devices, laid behind each other, all of a dtype at once.
+    """Return arrays summed over devices, concatenated by dtype.
 
-    A number of the piece before crosses with them: no compiler can join the two.
+    A number from the piece before is communicated with them, so that no compiler can merge the two.
     """
     ticket = [before[0].reshape(-1)[:1].astype(arrays[0].dtype)] if before else []
     out: list[Any] = [None] * len(arrays)
@@ -109,10 +111,10 @@ def _sum_laid(arrays: Sequence[jax.Array], before: Sequence[jax.Array], axis_nam
 
 
 def _sum_apart(arrays: Sequence[jax.Array], before: Sequence[jax.Array], axis_name: str) -> list[jax.Array]:
-    """Return arrays summed over devices as they lie, for a compiler that joins sums which could go together.
+    """Return arrays summed over devices individually, for a compiler that merges sums which could run together.
 
-    Behind the barrier they need what the piece before gave, so none of one piece is joined with one of another. Of
-    sums over the same devices in another order, as batch norms' are, it joins none either.
+    Behind the barrier they depend on the previous piece, so sums of different pieces are not merged. Neither are they
+    merged with sums over the same devices in another order, such as those of batch norms.
     """
     if before:
         arrays, _ = lax.optimization_barrier((list(arrays), list(before)))

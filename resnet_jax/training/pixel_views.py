@@ -1,7 +1,7 @@
-"""Test-time views of networks of pixels: what is said of a view is moved back to where its pixels are.
+"""Test-time views for dense prediction: the output for a view is mapped back to the original pixels.
 
 Mirror images and scales are averaged as probabilities, the usual multi-scale testing (Chen et al. 2018, DeepLab, arXiv
-1606.00915, section 4); sliding windows are for networks that were trained on parts of images.
+1606.00915, section 4); sliding windows are for networks trained on crops of images.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ from resnet_jax.tasks.task import Batch, Task
 
 PredictStep = Callable[[Mapping[str, Any], Batch], jax.Array]
 
-#: Views that only tasks of pixels have.
+#: Views that only exist for dense prediction.
 PIXEL_VIEWS = ("multi_scale", "sliding")
-#: Sides of the images of multi_scale, in their own; each is mirrored too.
+#: Relative side lengths of the images of multi_scale; each is also mirrored.
 SCALES = (0.75, 1.0, 1.25)
-#: Windows of sliding along a side: each is half of it, and half of the next one.
+#: Windows of sliding along a side: each is half of it, and overlaps half of the next one.
 WINDOWS = 3
 
 
 def predict_pixel_views(predict_step: PredictStep, task: Any, views: str) -> PredictStep:
-    """Return a predict step whose outputs (N, *sides, K) are averaged over views, one view at a time.
+    """Return a predict step whose outputs (N, *sides, K) are averaged over views, computed one view at a time.
 
     ``flip``: the image and its mirror image; ``multi_scale``: both at each of :data:`SCALES`; ``sliding``: windows of
     half the sides, three along each, averaged where they overlap.
 
     Args:
-        predict_step: from :func:`resnet_jax.training.step.make_predict_step`, its outputs where the pixels are.
+        predict_step: from :func:`resnet_jax.training.step.make_predict_step`, with outputs at the positions of the
+            pixels.
         task: averages by ``mean_outputs``.
-        views: which.
+        views: the kind of views.
 
     Raises:
-        UsageError: views that classes of pixels have not, or inputs that are no images.
+        UsageError: for views that do not exist for dense prediction, or inputs that are not images.
     """
     if views not in ("flip", *PIXEL_VIEWS):
         raise UsageError(f"views {views} are not of task.kind {task.kind}: use flip, multi_scale, sliding or none")
@@ -68,7 +69,7 @@ def predict_pixel_views(predict_step: PredictStep, task: Any, views: str) -> Pre
 
 
 def _scaled(images: jax.Array, scale: float, multiple: int) -> jax.Array:
-    """Return images at another scale, of the same dtype, with sides that are multiples of a number."""
+    """Return images at another scale, with the same dtype and sides that are multiples of a number."""
     if scale == 1.0:
         return images
     sides = tuple(max(round(side * scale / multiple), 1) * multiple for side in images.shape[1:-1])
@@ -79,10 +80,10 @@ def _scaled(images: jax.Array, scale: float, multiple: int) -> jax.Array:
 
 
 def _sliding(outputs: Callable[[jax.Array], jax.Array], task: Task, images: jax.Array) -> jax.Array:
-    """Return the outputs of overlapping windows put together: logarithms of the mean probabilities at every position.
+    """Return the outputs of overlapping windows combined: logarithms of the mean probabilities at every position.
 
     Raises:
-        UsageError: sides that do not divide into windows, or outputs whose windows do not lie on their positions.
+        UsageError: if the sides do not divide into windows, or the windows' outputs do not align with positions.
     """
     height, width = images.shape[1:3]
     parts = 2 * (WINDOWS + 1)

@@ -1,12 +1,11 @@
-"""Placement: the devices of a training, and how its state, its batches and its outputs are sharded over them.
+"""Placement: the devices of a training, and how its state, batches and outputs are sharded over them.
 
-Examples are cut over all devices. The state lies whole on every device, or is cut too ("fully sharded data parallel",
-arXiv 1910.02054: ZeRO, stage 3): over the second axis, ``fsdp``, of a mesh (data, fsdp). Each of the ``data`` groups of
-``fsdp`` consecutive devices then holds parameters, optimizer state and moving averages once. What is computed is the
-same: the compiler gathers parameters where they are used, and sums gradients into the parts.
+Examples are sharded over all devices. The state is replicated on every device, or sharded too ("fully sharded data
+parallel", arXiv 1910.02054: ZeRO, stage 3): over the second axis, ``fsdp``, of a mesh (data, fsdp). Each of the
+``data`` groups of ``fsdp`` consecutive devices then holds parameters, optimizer state and moving averages once. The
+computation is the same: the compiler gathers parameters where they are used, and sums gradients into the shards.
 
-A :class:`Placement` is a value: whoever compiles a step or puts arrays on devices asks it, and nobody else knows how
-anything lies.
+A :class:`Placement` is a value: everything that compiles a step or puts arrays on devices asks it for shardings.
 """
 
 from __future__ import annotations
@@ -29,20 +28,20 @@ from resnet_jax.training.options import PlacementChoice
 DATA_AXIS = "data"
 FSDP_AXIS = "fsdp"
 
-#: Arrays of fewer elements lie whole on every device: there is little to save, and each would be gathered by itself.
+#: Arrays with fewer elements are replicated: sharding them would save little, and each would be gathered separately.
 SMALLEST = 2**12
 
 
 def cut_axis(shape: Sequence[int], parts: int, smallest: int = SMALLEST) -> int | None:
-    """Return the axis along which an array is cut into equal parts: the largest that can be, the last of equals.
+    """Return the axis along which an array is sharded into equal parts: the largest divisible one, the last if tied.
 
     Args:
-        shape: of the array.
-        parts: devices to cut it over.
-        smallest: elements from which on arrays are cut.
+        shape: shape of the array.
+        parts: number of devices to shard it over.
+        smallest: number of elements from which on arrays are sharded.
 
     Returns:
-        None where it stays whole: it is small, or no axis can be cut.
+        None if it is replicated, because it is small or no axis is divisible.
 
     >>> cut_axis((3, 3, 64, 128), 8), cut_axis((2048, 1000), 16), cut_axis((7, 7, 3, 63), 8), cut_axis((64,), 8)
     (3, 0, None, None)
@@ -54,10 +53,10 @@ def cut_axis(shape: Sequence[int], parts: int, smallest: int = SMALLEST) -> int 
 
 
 def fsdp_size(devices: int, kind: PlacementChoice, fsdp_devices: int | None) -> int | None:
-    """Return over how many of so many devices a state is cut; None where it lies whole on each.
+    """Return the number of devices a state is sharded over, or None if it is replicated.
 
     Raises:
-        UsageError: ``fsdp_devices`` without ``fsdp``, or no divisor of the devices.
+        UsageError: for ``fsdp_devices`` without ``fsdp``, or if it does not divide the number of devices.
     """
     if kind == "replicated":
         if fsdp_devices is not None:
@@ -74,11 +73,11 @@ def fsdp_size(devices: int, kind: PlacementChoice, fsdp_devices: int | None) -> 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Data-parallel placement: batches cut over the devices, outputs replicated, the state as the mesh says.
+    """Data-parallel placement: batches sharded over the devices, outputs replicated, the state as the mesh says.
 
     Attributes:
-        mesh: the devices, along the axis ``data``; with a second axis, ``fsdp``, the state is cut over that.
-        smallest: elements from which on an array of the state is cut (:func:`cut_axis`).
+        mesh: the devices, along the axis ``data``; with a second axis, ``fsdp``, the state is sharded over that.
+        smallest: number of elements from which on an array of the state is sharded (:func:`cut_axis`).
 
     >>> placement = Placement(make_mesh(jax.devices()[:1]))
     >>> placement.size, placement.is_main, placement.batch(axis=1).spec
@@ -103,29 +102,29 @@ class Placement:
         """Return the placement on some devices.
 
         Args:
-            devices: JAX devices (default: all of them, of all processes).
-            kind: ``replicated``, or ``fsdp``: the state is cut over the devices.
-            fsdp_devices: over how many consecutive ones it is cut, for ``fsdp``; None for all.
-            smallest: elements from which on an array is cut.
+            devices: JAX devices (default: all devices of all processes).
+            kind: ``replicated``, or ``fsdp`` to shard the state over the devices.
+            fsdp_devices: for ``fsdp``, the number of consecutive devices to shard it over; None for all.
+            smallest: number of elements from which on an array is sharded.
 
         Raises:
-            UsageError: ``fsdp_devices`` without ``fsdp``, or more than there are devices, or none of their divisors.
+            UsageError: for ``fsdp_devices`` without ``fsdp``, or if it does not divide the number of devices.
         """
         devices = jax.devices() if devices is None else devices
         return cls(make_mesh(devices, fsdp=fsdp_size(len(devices), kind, fsdp_devices)), smallest)
 
     @property
     def fsdp(self) -> int:
-        """Over how many devices the state is cut; 1: it lies whole on every device."""
+        """Number of devices the state is sharded over; 1: it is replicated."""
         return self.mesh.shape.get(FSDP_AXIS, 1)
 
     def state(self, tree: Any = None) -> Any:
-        """Return where a state lies: a sharding, or a tree of them, as ``jax.jit`` and ``jax.device_put`` take it.
+        """Return the sharding of a state, or a tree of shardings, as ``jax.jit`` and ``jax.device_put`` accept it.
 
         Args:
-            tree: the state, its shapes, or a part of either. Where the state is not cut, every array lies whole on
-                every device, whatever the tree. Where it is cut, the tree decides: large arrays by :func:`cut_axis`,
-                batch statistics never. Without one it is None: as the arguments lie.
+            tree: the state, its shapes, or a part of either. If the state is not sharded, every array is replicated,
+                whatever the tree. If it is sharded, the tree decides: large arrays by :func:`cut_axis`, batch
+                statistics never. Without a tree the result is None: the sharding of the arguments.
         """
         if self.fsdp == 1:
             return self.outputs
@@ -138,22 +137,24 @@ class Placement:
         return NamedSharding(self.mesh, spec)
 
     def kept(self, state: Any) -> Any:
-        """Return a state that a compiled function makes, told to lie as a state does; for use while it is traced."""
+        """Return a state made in a compiled function, constrained to the sharding of a state; for use while tracing."""
         return state if self.fsdp == 1 else jax.lax.with_sharding_constraint(state, self.state(state))
 
     def whole(self, tree: Any) -> Any:
-        """Return arrays of the state whole on every device, to be read by any process; all processes call it."""
+        """Return arrays of the state replicated on every device, readable by any process; all processes must call
+        it.
+        """
         if self.fsdp == 1:
             return tree
         return jax.jit(lambda tree: tree, out_shardings=self.outputs)(tree)
 
     def batch(self, axis: int = 0) -> NamedSharding:
-        """Return where a batch lies: its axis of examples, the leading one if nothing is said, is cut over devices."""
+        """Return the sharding of a batch: its axis of examples, by default the leading one, is sharded over devices."""
         cut = (DATA_AXIS, FSDP_AXIS) if FSDP_AXIS in self.mesh.shape else DATA_AXIS
         return NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, cut))
 
     def abstract(self, tree: Any) -> Any:
-        """Return the shapes of a state, or of a part of one, placed: what :meth:`Checkpoints.restore` takes.
+        """Return the shapes of a state, or a part of one, with shardings: what :meth:`Checkpoints.restore` takes.
 
         Args:
             tree: arrays, or anything with ``shape`` and ``dtype``.
@@ -163,7 +164,7 @@ class Placement:
 
     @property
     def outputs(self) -> NamedSharding:
-        """Where metrics and outputs lie: every process can read all of them."""
+        """The sharding of metrics and outputs: every process can read all of them."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
@@ -173,7 +174,7 @@ class Placement:
 
     @property
     def local_devices(self) -> list[Any]:
-        """Those of this process, which alone it can ask for their memory."""
+        """The devices of this process, the only ones whose memory it can query."""
         return [device for device in self.devices if getattr(device, "process_index", 0) == self.process_index]
 
     @property
@@ -183,12 +184,12 @@ class Placement:
 
     @property
     def platform(self) -> str:
-        """What the devices are: ``cpu``, ``gpu`` or ``tpu``."""
+        """The platform of the devices: ``cpu``, ``gpu`` or ``tpu``."""
         return self.mesh.devices.flat[0].platform
 
     @property
     def process_index(self) -> int:
-        """Which process this is, from 0."""
+        """Index of this process, from 0."""
         return jax.process_index()
 
     @property
@@ -203,9 +204,9 @@ class Placement:
 
     @property
     def described(self) -> str:
-        """The devices in words: ``8 x TPU v5e, the state cut over 4``."""
+        """A description of the devices: ``8 x TPU v5e, the state sharded over 4``."""
         text = f"{self.size} x {self.devices[0].device_kind}"
-        return text if self.fsdp == 1 else f"{text}, the state cut over {self.fsdp}"
+        return text if self.fsdp == 1 else f"{text}, the state sharded over {self.fsdp}"
 
     def shard(self, batch: Mapping[str, np.ndarray], axis: int = 0) -> dict[str, jax.Array]:
         """Put this process's part of a batch on its devices; together the processes hold the global batch.
@@ -218,40 +219,40 @@ class Placement:
         return {name: jax.make_array_from_process_local_data(where, value) for name, value in batch.items()}
 
 
-#: The placement of what is traced, of several devices, and whether it may be mapped over them. JAX keeps it for each
-#: thread, and in the key of every cache of traced functions.
+#: The placement of the current trace, if it has several devices, and whether it may be mapped over them. JAX keeps this
+#: per thread, and in the key of every cache of traced functions.
 _traced_for = jax.make_user_context(default_value=None)
 
 
 @contextlib.contextmanager
 def traced_for(placement: Placement, *, mapped: bool = True) -> Iterator[None]:
-    """Let a step know, while it is traced, for which devices it will be compiled.
+    """Tell a step, while it is traced, for which devices it will be compiled.
 
     Args:
         placement: the devices.
-        mapped: whether it may be mapped over them; not a population's, whose members are mapped already.
+        mapped: whether it may be mapped over them; not for a population, whose members are already mapped.
     """
     with _traced_for((placement, mapped) if placement.size > 1 else None):
         yield
 
 
 def is_cut() -> bool:
-    """Return whether the state of the step that is traced is cut over devices."""
+    """Return whether the state of the step being traced is sharded over devices."""
     traced = _traced_for.value
     return traced is not None and traced[0].fsdp > 1
 
 
 def mapped_devices() -> Placement | None:
-    """Return the devices over which what is traced now may be mapped; None for none, or one."""
+    """Return the devices that the current trace may be mapped over; None for none, or one."""
     traced = _traced_for.value
     return traced[0] if traced is not None and traced[1] else None
 
 
 def gathered(params: Any) -> Any:
-    """Return parameters as a loss takes them: whole on every device, wherever the state is cut.
+    """Return parameters as a loss needs them: replicated on every device where the state is sharded.
 
-    So what is computed from them is divided by examples alone, and their gradient is summed into the parts. Without
-    being told, the compiler may divide a layer by its channels and send activations.
+    The computation is then split by examples alone, and the gradient is summed into the shards. Without this
+    constraint, the compiler may split a layer by channels and communicate activations.
     """
     traced = _traced_for.value
     return params if traced is None or traced[0].fsdp == 1 else _gathered(traced[0], params)
@@ -272,25 +273,25 @@ def _gathered_backward(placement: Placement, _: None, cotangents: Any) -> tuple[
 
 _gathered.defvjp(_gathered_forward, _gathered_backward)
 
-#: What functions that need devices take: a placement, or the mesh of the data-parallel one.
+#: What functions that need devices accept: a placement, or the mesh of the data-parallel one.
 Devices: TypeAlias = Placement | Mesh
 
 
 def as_placement(devices: Devices) -> Placement:
-    """Return the placement itself, or the data-parallel one of a mesh."""
+    """Return the placement itself, or the data-parallel placement of a mesh."""
     return devices if isinstance(devices, Placement) else Placement(devices)
 
 
 def make_mesh(devices: Sequence[Any] | None = None, *, fsdp: int | None = None) -> Mesh:
-    """Return a mesh over ``devices`` (JAX devices; default: all of them, of all processes).
+    """Return a mesh over ``devices`` (JAX devices; default: all devices of all processes).
 
-    Its axes are of type Auto: the compiler places the collectives. (The default of ``jax.make_mesh`` is Explicit,
-    under which Linen's dropout raises.)
+    Its axes have type Auto: the compiler places the collectives. (The default of ``jax.make_mesh`` is Explicit, under
+    which Linen's dropout raises an error.)
 
     Args:
-        devices: in the order in which they share a batch.
-        fsdp: makes it two-dimensional, (data, fsdp): groups of so many consecutive devices, a divisor of all, share a
-            state.
+        devices: the devices, in the order in which they share a batch.
+        fsdp: makes the mesh two-dimensional, (data, fsdp): groups of this many consecutive devices, a divisor of all,
+            share a state.
     """
     devices = jax.devices() if devices is None else devices
     if fsdp is None:
@@ -300,10 +301,10 @@ def make_mesh(devices: Sequence[Any] | None = None, *, fsdp: int | None = None) 
 
 
 def check_batch_size(batch_size: int, mesh: Devices, *, accumulate: int = 1) -> None:
-    """Refuse a global batch that the devices (times the accumulation steps) cannot share equally.
+    """Reject a global batch that the devices (times the accumulation steps) cannot share equally.
 
     Raises:
-        UsageError: with the two nearest batch sizes that would do.
+        UsageError: if it cannot be shared; the message has the two nearest valid batch sizes.
     """
     devices = as_placement(mesh).size
     parts = devices * accumulate
@@ -325,10 +326,10 @@ def shard_batch(
         batch: host arrays.
         mesh: the devices.
         axis: the axis of examples.
-        num_classes: if given, ``label`` is checked, here where it still is on the host: see :func:`require_classes`.
+        num_classes: if given, ``label`` is checked while it is still on the host: see :func:`require_classes`.
 
     Raises:
-        UsageError: a label is none of ``num_classes`` classes.
+        UsageError: if a label is not one of ``num_classes`` classes.
     """
     if num_classes is not None:
         require_classes(batch, num_classes)

@@ -17,9 +17,9 @@ class Reject:
     """What happens when an update is rejected because something in it was not finite.
 
     Attributes:
-        then: ``stop`` raises, with what to check; ``record`` notes that this member has diverged, and continues
-            with the others.
-        tolerate: rejected updates in a row that are only reported: each leaves the state as it was.
+        then: ``stop`` raises an error that says what to check; ``record`` records that this member has diverged, and
+            continues with the others.
+        tolerate: number of consecutive rejected updates that are only reported; each leaves the state unchanged.
     """
 
     then: Literal["stop", "record"] = "stop"
@@ -32,15 +32,15 @@ class Reject:
 
 @dataclasses.dataclass(frozen=True)
 class Saving:
-    """What is saved, and how often; the end of the run always is, and a run that is interrupted.
+    """What is saved, and how often. The end of a run, and a run that is interrupted, are always saved.
 
     Attributes:
-        every: between two states to resume from; None: with every validation.
-        best: whether the state with the best validation is kept too (of each member). In a population that takes the
+        every: interval between states to resume from; None: at every validation.
+        best: whether the state with the best validation is kept too (of each member). In a population this takes the
             memory of one more state on the devices.
-        keep_best: of how many validations the state is kept.
-        on_failure: what a checkpoint that cannot be written does to the training. The last one ends it with an error.
-        share: of the time that saving may take; where it takes more, saves that are due are left out. 1: no limit.
+        keep_best: number of best validations whose states are kept.
+        on_failure: what happens if a checkpoint cannot be written. A failure of the last one always raises an error.
+        share: fraction of the time that saving may take; if it takes more, due saves are skipped. 1: no limit.
     """
 
     every: Cadence | None = None
@@ -55,15 +55,15 @@ class Plan:
     """How long to train and what to do on the way.
 
     Attributes:
-        total_steps: updates of the whole run.
-        steps_per_epoch: updates of one pass over the data.
-        validate: between validations, in steps; None: every epoch. The end of the run always is validated.
-        saving: checkpoints.
+        total_steps: number of updates of the whole run.
+        steps_per_epoch: updates per pass over the data.
+        validate: interval between validations, in steps; None: every epoch. The end of the run is always validated.
+        saving: what is saved.
         early_stopping: rule on the validation's headline metric; None only records the best.
         on_reject: what a rejected update does.
         spikes: what a loss spike does.
-        warmup: updates in which the rate first rises, whose losses say nothing about spikes.
-        seconds: the run ends after so many seconds on the clock, over all its sessions; None for no limit.
+        warmup: number of updates in which the rate first rises, whose losses do not count for spikes.
+        seconds: wall-clock time after which the run ends, over all its sessions; None for no limit.
     """
 
     total_steps: int
@@ -85,11 +85,11 @@ class Plan:
 
     @property
     def validation(self) -> Cadence:
-        """How often is validated."""
+        """The validation cadence."""
         return self.validate or Cadence(period=self.steps_per_epoch)
 
     def boundary(self, step: int) -> int:
-        """Return the next step after ``step`` at which something is due, which no call may pass.
+        """Return the next step after ``step`` at which something is due, which no call may cross.
 
         >>> plan = Plan(total_steps=10, steps_per_epoch=7, validate=Cadence(period=3))
         >>> [plan.boundary(step) for step in (0, 3, 6, 7, 9)]
@@ -102,9 +102,9 @@ class Plan:
         return min(due)
 
     def back_from(self, step: int) -> int:
-        """Return the last update before ``step`` after which it was validated or saved by steps; 0 if there is none.
+        """Return the last update before ``step`` followed by a validation or a save by steps; 0 if there is none.
 
-        So it is the same however the run was interrupted, and no later than the best validation.
+        This does not depend on how the run was interrupted, and is no later than the best validation.
 
         >>> Plan(total_steps=10, steps_per_epoch=4).back_from(4), Plan(total_steps=10, steps_per_epoch=4).back_from(10)
         (0, 8)
@@ -113,7 +113,7 @@ class Plan:
         return max(cadence.before(step) for cadence in cadences)
 
     def calls(self, start: int, most: int) -> Iterator[tuple[int, int]]:
-        """Yield (updates done before, updates made) of every call from update ``start`` on, of at most so many updates.
+        """Yield (updates done before, updates made) of every call from update ``start`` on, of limited length.
 
         >>> list(Plan(total_steps=10, steps_per_epoch=7).calls(1, 4))
         [(1, 4), (5, 2), (7, 3)]
@@ -122,7 +122,7 @@ class Plan:
 
 
 def spans(start: int, stop: int, most: int, boundary: Callable[[int], int] | None) -> Iterator[tuple[int, int]]:
-    """Yield (updates done before, updates made) of calls of at most ``most`` updates; none passes a boundary."""
+    """Yield (updates done before, updates made) of calls of at most ``most`` updates; none crosses a boundary."""
     while start < stop:
         end = min(start + most, stop, stop if boundary is None else boundary(start))
         yield start, end - start

@@ -1,7 +1,7 @@
 """Compatibility mode: the same step under ``jax.pmap``, for code that still keeps a leading device axis.
 
-``jit`` with shardings (:mod:`resnet_jax.training.placement`) is the trunk. This gives the same numbers: the gradients
-are averaged and the batch statistics are global, so the network must be built with ``axis_name=DATA_AXIS``.
+``jit`` with shardings (:mod:`resnet_jax.training.placement`) is the main path. This gives the same numbers: the
+gradients are averaged and the batch statistics are global, so the network must be built with ``axis_name=DATA_AXIS``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def replicate(tree: Any, devices: int | None = None) -> Any:
 
 
 def unreplicate(tree: Any) -> Any:
-    """Take the first device's copy."""
+    """Return the first device's copy."""
     return jax.tree.map(lambda a: a[0], tree)
 
 
@@ -37,7 +37,7 @@ def split_batch(batch: Mapping[str, np.ndarray], devices: int | None = None) -> 
     """Reshape every array from ``(N, ...)`` to ``(devices, N / devices, ...)``.
 
     Raises:
-        UsageError: the batch cannot be shared equally.
+        UsageError: if the batch cannot be shared equally.
     """
     n = devices or jax.local_device_count()
     size = len(next(iter(batch.values())))

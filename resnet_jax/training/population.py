@@ -1,10 +1,10 @@
-"""Populations: K training states (seeds, learning rates) moved by one compiled program.
+"""Populations: K training states (seeds, learning rates) updated by one compiled program.
 
-A population is a :class:`~resnet_jax.training.state.TrainState` whose every leaf has a leading axis of members, and
-its step is ``jax.vmap`` of the step of one run over that axis. So whatever trains alone trains as a population, and
-member k is the run with key k: its initialization, its batches, its augmentation and dropout, and its rejected steps,
-which leave the other members alone. The numbers are those of the separate runs within float rounding (the compiler
-may order the sums of a convolution over members in another way).
+A population is a :class:`~resnet_jax.training.state.TrainState` whose leaves all have a leading axis of members, and
+its step is ``jax.vmap`` of the step of one run over that axis. So anything that trains alone trains as a population,
+and member k is the run with key k: its initialization, its batches, its augmentation and dropout, and its rejected
+steps, which do not affect the other members. The numbers equal those of separate runs within float rounding (the
+compiler may order the sums of a convolution over members differently).
 
 >>> import optax
 >>> from flax import linen as nn
@@ -46,7 +46,7 @@ from resnet_jax.training.placement import Devices, as_placement, shard_batch
 from resnet_jax.training.shrinkage import ThresholdState
 from resnet_jax.training.state import TrainState, init_state
 
-#: The axis of examples in a batch of a population, whose leading axis is the members'.
+#: The axis of examples in a batch of a population, whose leading axis is the members.
 BATCH_AXIS = 1
 
 
@@ -63,15 +63,15 @@ class RateScaleState(NamedTuple):
 
 
 def with_rate_scale(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Multiply every update of ``tx`` by a number kept in its state, 1 at the start.
+    """Multiply every update of ``tx`` by a number kept in its state, initially 1.
 
-    As the learning rate is a factor of the update of every optimizer here, under any schedule, this is training with
-    the rate times that number; decoupled weight decay, which the rate multiplies, goes with it. The members of one
-    compiled population can so have rates of their own.
+    Since the learning rate is a factor of the update of every optimizer here, under any schedule, this equals training
+    with the rate times that number; decoupled weight decay, which the rate multiplies, is scaled with it. The members
+    of one compiled population can thus have their own learning rates.
 
     Raises:
-        UsageError: when a state is made, L1 by soft-thresholding or lookahead, whose way back to exact zeros or to the
-            slow weights a factor behind it would change.
+        UsageError: when a state is created, for L1 by soft-thresholding or lookahead, whose final step to exact zeros
+            or slow weights would be changed by a later factor.
     """
 
     def init(params: Any) -> RateScaleState:
@@ -111,24 +111,25 @@ def create_population(
     rate_scales: Sequence[float] | None = None,
     start: Callable[[Any], Any] | None = None,
 ) -> TrainState:
-    """Build the states of K runs inside one jit, on their devices.
+    """Build the states of K runs inside one jit, directly on their devices.
 
     Args:
         model: any Linen module called as ``model(x, train=...)``.
         tx: the optimizer; from :func:`with_rate_scale` if the members' rates differ.
-        keys: (K,) PRNG keys, one a member; member k starts as ``create_state`` with ``keys[k]`` does.
+        keys: (K,) PRNG keys, one per member; member k starts like ``create_state`` with ``keys[k]``.
         input_shape: shape of one example, without the batch axis.
         mesh: the devices.
         ema: also keep moving averages.
-        loss_scaling: of the train step, if it scales the loss; every member has a scale of its own.
-        rate_scales: what to multiply the learning rate of each member by; None for 1.
+        loss_scaling: loss scaling of the train step, if any; every member has its own scale.
+        rate_scales: factors of each member's learning rate; None for 1.
         start: as for :func:`~resnet_jax.training.state.init_state`.
 
     Returns:
         A state whose leaves have a leading axis of K members.
 
     Raises:
-        UsageError: no keys, as many scales as there are not members, or an optimizer without a scale.
+        UsageError: if there are no keys, the number of scales differs from the number of members, or the optimizer has
+            no scale.
     """
     if keys.ndim != 1 or not keys.shape[0]:
         raise UsageError(f"a population needs one or more PRNG keys, shape (members,), got shape {keys.shape}")
@@ -150,10 +151,10 @@ def create_population(
 
 
 def stack_members(states: Sequence[TrainState]) -> TrainState:
-    """Make a population of separate states of one structure.
+    """Stack separate states of one structure into a population.
 
     Raises:
-        UsageError: there is none.
+        UsageError: if there are none.
     """
     if not states:
         raise UsageError("a population needs one or more states")
@@ -166,10 +167,10 @@ def population_size(states: TrainState) -> int:
 
 
 def member(states: TrainState, index: int) -> TrainState:
-    """Return one member as an ordinary state, which trains on alone if it is given to the step of one run.
+    """Return one member as an ordinary state, which the step of one run can train further.
 
     Raises:
-        UsageError: there is no such member.
+        UsageError: if there is no such member.
     """
     if not 0 <= index < population_size(states):
         raise UsageError(f"no member {index}: the population has members 0..{population_size(states) - 1}")
@@ -180,8 +181,8 @@ def make_population_step(step: Callable[..., Any]) -> Callable[..., Any]:
     """Turn ``step(state, batch)`` of one run into that of a population: states, batches, metrics with members first.
 
     Args:
-        step: from :func:`~resnet_jax.training.step.make_train_step`, not compiled. Arrays that it is given as a third
-            argument are the same for all members.
+        step: from :func:`~resnet_jax.training.step.make_train_step`, not compiled. Arrays passed as its third argument
+            are shared by all members.
     """
 
     @functools.wraps(step)
@@ -192,23 +193,23 @@ def make_population_step(step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def compile_population_step(step: Callable[..., Any], mesh: Devices, *, donate: bool = True) -> Callable[..., Any]:
-    """Compile the step of one run for a population: states donated, examples cut over the devices.
+    """Compile the step of one run for a population: donated states, examples sharded over the devices.
 
     Args:
         step: ``(state, batch) -> (state, metrics)`` of one run, not compiled.
-        mesh: the devices; batches go there by ``shard_batch(batch, mesh, BATCH_AXIS)``.
-        donate: whether the states' memory may be used again.
+        mesh: the devices; put batches there with ``shard_batch(batch, mesh, BATCH_AXIS)``.
+        donate: whether the states' memory may be reused.
     """
     return compile_train_step(make_population_step(step), mesh, donate=donate, batch_axis=BATCH_AXIS)
 
 
 def compile_population_eval_step(step: Callable[..., Any], mesh: Devices) -> Callable[..., Any]:
-    """Compile the eval step of one run for the variables of a population and one batch, the same for all members."""
+    """Compile the eval step of one run for the variables of a population and one batch shared by all members."""
     return compile_eval_step(jax.vmap(step, in_axes=(0, None)), mesh, mapped=False)
 
 
 def stack_batches(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Put the members' host batches of one step together: (N, ...) each becomes (K, N, ...).
+    """Stack the members' host batches of one step: each (N, ...) becomes (K, N, ...).
 
     >>> stack_batches([{"label": np.zeros(4)}, {"label": np.ones(4)}])["label"].shape
     (2, 4)
@@ -219,7 +220,7 @@ def stack_batches(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.n
 def stack_streams(
     streams: Sequence[Callable[[int, int], Iterator[Mapping[str, np.ndarray]]]],
 ) -> Callable[[int, int], Iterator[dict[str, np.ndarray]]]:
-    """Return ``(start, stop) -> `` the members' host batches of those steps put together, of those of each."""
+    """Return ``(start, stop) -> `` the members' host batches of those steps, stacked."""
 
     def batches(start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
         with contextlib.ExitStack() as stack:
@@ -245,15 +246,15 @@ def evaluate_population(
 
     Args:
         eval_step: from :func:`compile_population_eval_step`.
-        variables: with the axis of members, as ``states.eval_variables``.
+        variables: variables with the axis of members, as ``states.eval_variables``.
         batches: as for :func:`~resnet_jax.training.evaluation.evaluate`.
         mesh: the devices.
-        task: that of the step.
-        num_classes: in its place, for classification.
+        task: the task of the step.
+        num_classes: number of classes, instead of a task, for classification.
 
     Raises:
-        ValueError: there was no example at all.
-        UsageError: a target that cannot be any.
+        ValueError: if there was no example at all.
+        UsageError: if a target is invalid.
     """
     task = evaluated_task(task, num_classes)
     sums = [EvaluationSums(task) for _ in range(jax.tree.leaves(variables)[0].shape[0])]

@@ -1,4 +1,4 @@
-"""The predict step: what a network says of a batch in evaluation mode; needs no optimizer."""
+"""The predict step: the outputs of a network for a batch in evaluation mode; needs no optimizer."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from resnet_jax.training.mapped import mapped_outputs, mapped_over
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Preprocess = Callable[[jax.Array, Batch], "jax.Array | Batch"]
-#: ``(key, batch)`` or, of a step that is given more arrays, ``(key, batch, given)``.
+#: ``(key, batch)``, or ``(key, batch, given)`` for a step that takes additional arrays.
 TrainPreprocess = Callable[..., jax.Array | tuple[jax.Array, jax.Array] | Batch]
 
 
 def prepared(
     preprocess: TrainPreprocess | Preprocess | None, key: jax.Array, batch: Batch, *given: Any
 ) -> dict[str, jax.Array]:
-    """Return the batch as the network and the task take it: ``image`` and what else is changed, such as ``label``."""
+    """Return the batch as the network and the task need it: ``image`` and other changed fields, such as ``label``."""
     if preprocess is None:
         return dict(batch)
     made = preprocess(key, batch, *given)
@@ -34,7 +34,7 @@ def prepared(
 def make_predict_step(
     model: nn.Module, *, preprocess: Preprocess | None = None
 ) -> Callable[[Mapping[str, Any], Batch], jax.Array]:
-    """Build ``predict_step(variables, batch) -> logits`` in evaluation mode, float32 or wider."""
+    """Build ``predict_step(variables, batch) -> logits`` in evaluation mode, in float32 or wider."""
 
     def predict_step(variables: Mapping[str, Any], batch: Batch) -> jax.Array:
         found = prepared(preprocess, jax.random.key(0), batch)

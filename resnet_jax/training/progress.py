@@ -1,4 +1,4 @@
-"""Where a run stands, apart from its arrays: plain numbers that travel with the checkpoint as JSON."""
+"""The progress of a run apart from its arrays: plain numbers that are stored in the checkpoint as JSON."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, ClassVar, Protocol
 
 from resnet_jax.training.early_stopping import EarlyStoppingState, Mode
 
-#: Metrics of a train step that are no sums of the task's.
+#: Metrics of a train step that are not sums of the task.
 STEP_METRICS = frozenset(
     {"loss", "count", "grad_norm", "rejected", "loss_scale", "skipped", "block_grad_norm", "task_cosine"}
 )
 
 
 class Reporting(Protocol):
-    """What the loop asks of a task (:class:`resnet_jax.tasks.task.Task`).
+    """What the loop needs from a task (:class:`resnet_jax.tasks.task.Task`).
 
     Attributes:
         headline: the validation metric that decides which state is the best and when to stop early.
@@ -27,18 +27,18 @@ class Reporting(Protocol):
     mode: ClassVar[Mode]
 
     def train_metrics(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
-        """Return the metrics of sums over ``count`` examples."""
+        """Return the metrics for sums over ``count`` examples."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class EpochSums:
-    """Sums over the steps of the epoch under way.
+    """Sums over the steps of the current epoch.
 
     Attributes:
-        loss: sum of the steps' mean losses times their examples.
-        examples: examples trained on.
-        sums: of what the task counts in training, such as ``correct``.
+        loss: sum of the steps' mean losses times their numbers of examples.
+        examples: number of examples trained on.
+        sums: sums of what the task counts in training, such as ``correct``.
     """
 
     loss: float = 0.0
@@ -52,38 +52,38 @@ class EpochSums:
         return EpochSums(self.loss + metrics["loss"] * count, self.examples + count, sums)
 
     def skip(self, metrics: Mapping[str, float]) -> EpochSums:
-        """Take note of a step that moved nothing: its sums are not added."""
+        """Record a step that changed nothing: its sums are not added."""
         return EpochSums(self.loss, self.examples, dict.fromkeys(task_sums(metrics), 0.0) | dict(self.sums))
 
     def means(self, task: Reporting) -> dict[str, float]:
-        """Return the mean ``loss`` and the task's metrics; NaN of nothing."""
+        """Return the mean ``loss`` and the task's metrics; NaN if there were no examples."""
         count = self.examples or math.nan
         return {"loss": self.loss / count, **task.train_metrics(self.sums, count)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> EpochSums:
-        """Read sums, also as they were written before: ``correct`` beside the others."""
+        """Read sums, including the former format: ``correct`` beside the others."""
         sums = data.get("sums", {"correct": data["correct"]} if "correct" in data else {})
         return cls(data["loss"], data["examples"], dict(sums))
 
 
 def task_sums(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics of a train step that are sums of the task's."""
+    """Return the metrics of a train step that are sums of the task."""
     return {name: value for name, value in metrics.items() if name not in STEP_METRICS}
 
 
 @dataclasses.dataclass(frozen=True)
 class MemberProgress:
-    """Where one member stands; a run alone is one.
+    """The progress of one member; a single run counts as one.
 
     Attributes:
-        epoch_sums: the epoch under way.
+        epoch_sums: sums over the current epoch.
         watch: the validation results so far: best, when, and how long ago.
-        best_step: updates done at the best validation; None before.
-        skipped: steps whose gradients overflowed under the loss scale, and which moved nothing.
-        rejected: updates rejected in a row, up to now.
+        best_step: number of updates done at the best validation; None before.
+        skipped: number of steps whose gradients overflowed under the loss scale, and which changed nothing.
+        rejected: number of consecutive rejected updates up to now.
         finished: why it stopped while others continue (``"diverged"`` or ``"early stopping"``), or None.
-        finished_at: after which step, or None.
+        finished_at: the step after which it stopped, or None.
     """
 
     epoch_sums: EpochSums = dataclasses.field(default_factory=EpochSums)
@@ -109,16 +109,16 @@ class Progress:
     """What the loop knows besides the state. A resumed run continues from it as if it had not stopped.
 
     Attributes:
-        members: of each member; one for a run alone.
-        seconds: time spent on training steps, compilation and evaluation left out, over all sessions.
-        timed_examples: examples those seconds were spent on, over all members.
-        elapsed: time on the clock, everything included, over all sessions.
+        members: the progress of each member; one for a single run.
+        seconds: time spent on training steps over all sessions, excluding compilation and evaluation.
+        timed_examples: number of examples those seconds were spent on, over all members.
+        elapsed: wall-clock time over all sessions, everything included.
         finished: why the run is over (``"steps"``, ``"early stopping"``, ``"time limit"`` or ``"all diverged"``), or
             None.
         records: how far each file of rows had come, file name -> plain values that its writer understands
-            (:meth:`~resnet_jax.training.observers.Observer.position`). Empty in checkpoints of before.
-        losses: the last ones, where spikes are looked for (:mod:`resnet_jax.training.spikes`).
-        rollbacks: the updates after which the order of the examples changed, after a spike each.
+            (:meth:`~resnet_jax.training.observers.Observer.position`). Empty in older checkpoints.
+        losses: the most recent losses, if spikes are detected (:mod:`resnet_jax.training.spikes`).
+        rollbacks: the updates after which the order of the examples changed, each after a spike.
     """
 
     members: tuple[MemberProgress, ...] = (MemberProgress(),)
@@ -132,7 +132,7 @@ class Progress:
 
     @classmethod
     def start(cls, members: int = 1) -> Progress:
-        """Return the progress of so many members that have not begun."""
+        """Return the progress of this many members that have not begun."""
         return cls((MemberProgress(),) * members)
 
     @property
@@ -142,7 +142,7 @@ class Progress:
 
     @property
     def diverged(self) -> tuple[int | None, ...]:
-        """Of each member the step at which it diverged, or None. That is its result."""
+        """For each member, the step at which it diverged, or None. That is its result."""
         return tuple(one.finished_at if one.finished == "diverged" else None for one in self.members)
 
     @property
@@ -156,7 +156,7 @@ class Progress:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Progress:
-        """Invert :meth:`to_json`; also reads what runs and populations wrote before they were one."""
+        """Invert :meth:`to_json`; also reads the older, separate formats of runs and populations."""
         if "members" in data:
             own = {name: tuple(data.get(name, ())) for name in ("losses", "rollbacks")}
             return cls(**{**data, **own, "members": tuple(MemberProgress.from_json(one) for one in data["members"])})

@@ -1,16 +1,16 @@
-"""Batch statistics measured anew, with the weights as they are.
+"""Recomputation of the batch statistics for fixed weights.
 
-The running averages of training belong to weights that moved while they were taken, and averaged weights (EMA;
-stochastic weight averaging, Izmailov et al. 2018, arXiv 1803.05407, section 3.3) never had any of their own. Here the
-network looks at some batches in train mode, its weights fixed, and gets the mean and the variance of all of them
+The running averages of training belong to weights that changed while they were collected, and averaged weights (EMA;
+stochastic weight averaging, Izmailov et al. 2018, arXiv 1803.05407, section 3.3) never had statistics of their own.
+Here the network sees some batches in train mode with fixed weights, and gets the mean and variance over all of them
 together, as He et al.'s released networks did:
 
     mean = E_j[mean_j],   var = E_j[var_j] + Var_j[mean_j]    over the batches j, weighted by their size
 
-The second term of the variance is what an average of the batches' variances would leave out. What a batch's own mean_j
-and var_j are is up to the normalization: with ghost or per-device statistics var_j is the mean over the groups of the
-batch. Dropout and stochastic depth act as in training. A network of unbiased running variances gets n / (n - 1) times
-the variance, n being all values there were.
+The second term of the variance is what an average of the batches' variances would omit. mean_j and var_j of a batch
+depend on the normalization: with ghost or per-device statistics, var_j is the mean over the groups of the batch.
+Dropout and stochastic depth act as in training. A network with unbiased running variances gets n / (n - 1) times the
+variance, n being the total number of values.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Pooled(flax.struct.PyTreeNode):
     """Mean and variance of everything seen so far.
 
     Attributes:
-        batches: how many batches, int32 scalar.
-        examples: how many examples, float32 scalar.
+        batches: number of batches, int32 scalar.
+        examples: number of examples, float32 scalar.
         stats: the statistics, float32 or wider.
     """
 
@@ -59,8 +59,8 @@ def make_pooling_step(
     """Build ``step((variables, pooled), batch) -> pooled``; see :func:`reestimate` for the arguments.
 
     A batch's own statistics are found by one moving-average step from zero, which leaves ``(1 - m)`` times them.
-    Variances are biased ones; ``positions`` learns, when the step is traced, how many values of an example those are
-    over that the network wants unbiased.
+    Variances are biased; while the step is traced, ``positions`` records how many values per example those that should
+    be unbiased are taken over.
     """
 
     def step(carry: tuple[Mapping[str, Any], Pooled], batch: Batch) -> Pooled:
@@ -94,18 +94,19 @@ def reestimate(
     preprocess: Preprocess | None = None,
     mesh: Devices | None = None,
 ) -> dict[str, Any]:
-    """Return ``variables`` with the batch statistics of ``batches``; everything else is as it was.
+    """Return ``variables`` with the batch statistics of ``batches``; everything else is unchanged.
 
     Args:
         model: a Linen module called as ``model(x, train=...)`` whose statistics are pairs of ``mean`` and ``var``.
-        variables: ``params`` and ``batch_stats``; of the latter only the shapes matter.
-        batches: host batches with ``image`` and no padding, best in random order; all that there are, are used.
+        variables: ``params`` and ``batch_stats``; only the shapes of the latter matter.
+        batches: host batches with ``image`` and without padding, preferably in random order; all of them are used.
         norm_momentum: weight of the old running average in the network's batch norm.
         preprocess: as for :func:`resnet_jax.training.step.make_train_step`; usually without augmentation.
-        mesh: devices to spread each batch over; None uses the default one.
+        mesh: devices to shard each batch over; None uses the default device.
 
     Raises:
-        UsageError: no statistics, or ones that do not move in training (frozen batch norm), no batches, a padded batch.
+        UsageError: if there are no statistics, they do not change in training (frozen batch norm), there are no
+            batches, or a batch is padded.
 
     >>> class Net(nn.Module):
     ...     @nn.compact
@@ -121,7 +122,7 @@ def reestimate(
 
 
 class Reestimation:
-    """:func:`reestimate` that is compiled once, for many variables of one network; the arguments are the same."""
+    """:func:`reestimate`, compiled once for many variables of one network; the arguments are the same."""
 
     def __init__(
         self,

@@ -15,8 +15,8 @@ class Keep:
     """How many checkpoints are kept.
 
     Attributes:
-        last: of the newest, to resume from.
-        best: of the best on validation.
+        last: number of newest checkpoints, to resume from.
+        best: number of best checkpoints on validation.
     """
 
     last: int = 2
@@ -28,7 +28,7 @@ class Keep:
 
 
 def ranked(entries: Iterable[Entry]) -> list[Entry]:
-    """Return entries, the best first; of equal ones the older. Those without a score come last, the newest first.
+    """Return entries sorted, best first, the older one if tied. Those without a score come last, newest first.
 
     >>> from resnet_jax.training.manifest import Score
     >>> found = [Entry(1, Score("accuracy", 0.5)), Entry(2), Entry(3, Score("accuracy", 0.7)), Entry(4)]
@@ -44,12 +44,12 @@ def ranked(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def superfluous_last(steps: Sequence[int], keep: Keep, stale: Collection[int] = ()) -> list[int]:
-    """Return the steps of ``last`` that are not kept: all but the newest, and those of a future that was given up.
+    """Return the steps of superfluous ``last`` checkpoints: all but the newest, and those of an abandoned continuation.
 
     Args:
-        steps: of the complete ones.
+        steps: steps of the complete checkpoints.
         keep: how many are kept.
-        stale: of the future given up when the run went back to an earlier checkpoint.
+        stale: steps abandoned when the run went back to an earlier checkpoint.
     """
     current = sorted(step for step in steps if step not in stale)
     return sorted({*current[: -keep.last], *(step for step in steps if step in stale and current)})
@@ -58,16 +58,16 @@ def superfluous_last(steps: Sequence[int], keep: Keep, stale: Collection[int] = 
 def superfluous_best(
     entries: Sequence[Entry], last: Sequence[int], keep: Keep, stale: Collection[int] = ()
 ) -> list[int]:
-    """Return the steps of ``best`` that are not kept.
+    """Return the steps of superfluous ``best`` checkpoints.
 
-    A run that resumes from an older ``last``, because the newest is damaged, needs the best states as they were then;
-    so as many are kept as of each ``last`` there is, which are mostly the same.
+    A run that resumes from an older ``last`` because the newest is damaged needs the best states as of that time; so as
+    many are kept for each ``last`` there is, which mostly coincide.
 
     Args:
-        entries: the complete ones.
+        entries: the complete checkpoints.
         last: steps of the checkpoints to resume from that are kept.
         keep: how many are kept.
-        stale: as of :func:`superfluous_last`; kept as long as there is no other.
+        stale: as for :func:`superfluous_last`; kept as long as there is no other.
 
     >>> superfluous_best([Entry(1), Entry(2), Entry(4)], [3, 5], Keep())
     [1]

@@ -1,10 +1,9 @@
-"""What every parameter is for, told from its path: the basis of all optimizer masks.
+"""The role of every parameter, determined from its path: the basis of all optimizer masks.
 
-Weight decay, LARS and friends treat convolution kernels, biases and normalization parameters differently. "By
-rank" and "the last two leaves" break with the first model that is built otherwise; here an ordered table of
-regular expressions gives each parameter a role, and **exactly one** rule must match each path (the discipline
-of big_vision's masks): a new kind of parameter is an error that names it, never silently decayed or silently
-skipped.
+Weight decay, LARS and similar methods treat convolution kernels, biases and normalization parameters differently. "By
+rank" and "the last two leaves" fail with the first model that is built differently. Here an ordered table of regular
+expressions gives each parameter a role, and **exactly one** rule must match each path (as in big_vision's masks): a new
+kind of parameter is an error that names it, never silently decayed or skipped.
 
 The default rules cover the networks of this package and the usual Linen layers under their automatic names:
 
@@ -26,8 +25,8 @@ log_variance  those of several tasks, which weigh their losses (``head/log_varia
 temperature   ``log_scale`` of two towers
 ============  ===============================================================================================
 
-Only the module that holds the parameter decides, wherever it sits in the tree, so a stage scanned over its
-blocks (`stage1/blocks/conv1/kernel`) has the same roles as the unrolled one.
+Only the module that holds the parameter matters, wherever it is in the tree, so a stage scanned over its blocks
+(`stage1/blocks/conv1/kernel`) has the same roles as the unrolled one.
 """
 
 from __future__ import annotations
@@ -56,10 +55,10 @@ _SCALAR = r"(?:bias\d[ab]|scale|gain)"
 
 
 def role_rules(head: str = r"head|classifier(?:_\w+)?|logits") -> Rules:
-    """Return the default rules, for a classifier of another name.
+    """Return the default rules, for a classifier with another name.
 
     Args:
-        head: regular expression of the name of the module that is the classifier.
+        head: regular expression for the name of the classifier module.
 
     >>> roles({"Dense_0": {"kernel": 0}, "Dense_1": {"kernel": 0}}, role_rules(head="Dense_1"))
     {'Dense_0': {'kernel': 'dense'}, 'Dense_1': {'kernel': 'head'}}
@@ -82,11 +81,11 @@ def role_rules(head: str = r"head|classifier(?:_\w+)?|logits") -> Rules:
 
 
 ROLE_RULES: Rules = role_rules()
-"""The default rules; to cover more, add pairs: ``(*ROLE_RULES, ("pos_embedding", "embedding"))``."""
+"""The default rules. To cover more, add pairs: ``(*ROLE_RULES, ("pos_embedding", "embedding"))``."""
 
 
 def role_names(rules: Rules = ROLE_RULES) -> tuple[str, ...]:
-    """Return the roles that ``rules`` can give, each once, in the order of the rules.
+    """Return the roles that ``rules`` can assign, each once, in the order of the rules.
 
     >>> role_names()[:5], role_names()[-3:]
     (('conv', 'head', 'head_bias', 'whiten', 'dense'), ('scalar', 'log_variance', 'temperature'))
@@ -95,14 +94,14 @@ def role_names(rules: Rules = ROLE_RULES) -> tuple[str, ...]:
 
 
 def roles(params: PyTree, rules: Rules = ROLE_RULES) -> PyTree:
-    """Return the tree of ``params`` with its role, a string, in place of each parameter.
+    """Return the tree of ``params`` with the role, a string, in place of each parameter.
 
     Args:
-        params: arrays, or ``jax.ShapeDtypeStruct`` in their place; only the paths are read.
+        params: arrays, or ``jax.ShapeDtypeStruct`` instead; only the paths are read.
         rules: see `Rules`; every path must match exactly one.
 
     Raises:
-        UsageError: paths that no rule or more than one rule matches, all of them listed.
+        UsageError: if a path matches no rule or more than one; all such paths are listed.
 
     >>> roles({"stem": {"conv": {"kernel": 0}, "norm": {"scale": 0}}, "head": {"bias": 0}})
     {'head': {'bias': 'head_bias'}, 'stem': {'conv': {'kernel': 'conv'}, 'norm': {'scale': 'norm_scale'}}}
@@ -123,10 +122,10 @@ _roles = roles  # `mask` has an argument of that name
 def mask(params: PyTree, roles: Collection[str], rules: Rules = ROLE_RULES) -> PyTree:
     """Return the tree of ``params`` with True where the parameter has one of ``roles``; for `optax.masked`.
 
-    A known role that ``params`` happen to have no parameter of is fine: it selects nothing.
+    A known role that no parameter in ``params`` has is allowed: it selects nothing.
 
     Raises:
-        UsageError: a role that ``rules`` never give, or parameters not covered exactly once.
+        UsageError: for a role that ``rules`` never assign, or parameters not covered exactly once.
 
     >>> mask({"conv": {"kernel": 0}, "norm": {"scale": 0}}, roles=("conv", "head"))
     {'conv': {'kernel': True}, 'norm': {'scale': False}}
@@ -153,13 +152,13 @@ def count_by_role(params: PyTree, rules: Rules = ROLE_RULES) -> Mapping[str, int
 def stacked(params: PyTree) -> PyTree:
     """Return the tree of ``params`` with True where a parameter has a leading axis of blocks (`models.layout`).
 
-    What is done to each parameter by itself (norms, units) is then done to each block's.
+    Whatever acts on each parameter separately (norms, units) must then act on each block's.
     """
     return jax.tree_util.tree_map_with_path(lambda path, _: is_stacked(join(path)), params)
 
 
 def listed(path: tuple[Any, ...], leaf: Any) -> str | tuple[str, ...]:
-    """Return the path of a parameter; where it has a leading axis of blocks, the paths that people know them by."""
+    """Return the path of a parameter, or the unrolled paths if it has a leading axis of blocks."""
     joined = join(path)
     return tuple(listed_paths(joined, leaf.shape[0])) if is_stacked(joined) else joined
 

@@ -1,20 +1,20 @@
-"""How much of the time saving may take: a run whose saves cost too much makes fewer."""
+"""How much time saving may take: a run whose saves cost too much makes fewer of them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-#: Seconds that may be spent whatever share they are: a short run saves as often as it is asked to.
+#: Seconds that may be spent regardless of the share: a short run saves as often as requested.
 FREE_SECONDS = 5.0
 
 
 class SaveBudget:
-    """Seconds that saving may block the loop; they are earned with the time that passes.
+    """The seconds that saving may block the loop, which accrue with the time that passes.
 
     Args:
-        share: of the time; 1 for no limit.
-        clock: seconds.
+        share: fraction of the time; 1 for no limit.
+        clock: returns the time in seconds.
 
     >>> now = [0.0]
     >>> budget = SaveBudget(0.05, lambda: now[0])
@@ -30,12 +30,12 @@ class SaveBudget:
         self._credit, self._at = FREE_SECONDS, clock()
 
     def allows(self, seconds: float = 0.0) -> bool:
-        """Return whether a save may be made that waits so long for the one before."""
+        """Return whether a save that would wait this long for the previous one is allowed."""
         self._earn()
         return self._share >= 1 or self._credit >= seconds
 
     def spend(self, seconds: float) -> None:
-        """Take into account what a save has cost."""
+        """Deduct what a save has cost."""
         self._earn()
         self._credit -= seconds
 
@@ -46,13 +46,13 @@ class SaveBudget:
 
 
 class Interval:
-    """The steps between two saves, as they turn out.
+    """The actual number of steps between two saves.
 
     Args:
-        step: that the session starts from.
+        step: the step that the session starts from.
 
     Attributes:
-        changes: how often it has become longer, or as it was asked for again.
+        changes: how often it was lengthened, or restored to the requested value.
 
     >>> interval = Interval(0)
     >>> interval.saved(5), interval.left_out(), interval.saved(15), interval.saved(20)
@@ -63,11 +63,11 @@ class Interval:
         self._last, self._left_out, self._is_longer, self.changes = step, 0, False, 0
 
     def left_out(self) -> None:
-        """Note that a save was due and is not made."""
+        """Record that a save was due and was skipped."""
         self._left_out += 1
 
     def saved(self, step: int) -> int | None:
-        """Note that one is made; return the steps since the one before if they have changed."""
+        """Record a save; return the number of steps since the previous one if it has changed."""
         steps, is_longer = step - self._last, self._left_out > 0
         changed = is_longer != self._is_longer
         self._last, self._left_out, self._is_longer = step, 0, is_longer

@@ -1,6 +1,6 @@
-"""What the loop keeps of its states: when it saves, what saving may cost, and what a save that fails does.
+"""Which states the loop saves: when, at what cost, and what happens if a save fails.
 
-Nothing of it changes a number: a state that is not saved now is saved later or not at all, and trained on alike.
+None of this changes a number: a state that is not saved now is saved later or not at all, and training continues alike.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # Orbax is slow to import, and the loop runs without it
 
 @dataclasses.dataclass(frozen=True)
 class _Best:
-    """A state to be saved as ``best``; of a population there is no one score."""
+    """A state to be saved as ``best``; a population has no single score."""
 
     state: TrainState
     progress: Progress
@@ -38,18 +38,18 @@ class _Best:
 
 
 class Kept:
-    """States that are kept: checkpoints, of a population the members that have stopped and the best of each.
+    """The saved states: checkpoints, and in a population the members that have stopped and the best state of each.
 
-    A new best state is saved with ``last`` if that is due at the same step, which costs nothing more, and else alone.
-    Where saving has cost too much already, a copy of it stays on the devices and is saved with the next ``last``.
+    A new best state is saved together with ``last`` if that is due at the same step, at no extra cost, and alone
+    otherwise. If saving has already cost too much, a copy stays on the devices and is saved with the next ``last``.
 
     Args:
-        plan: of the run.
-        checkpoints: where to; None for nowhere.
-        state: as the session finds it.
-        progress: likewise.
-        task: its headline metric decides which is the best.
-        clock: seconds.
+        plan: the plan of the run.
+        checkpoints: where to save; None to save nothing.
+        state: the state at the start of the session.
+        progress: the progress at the start of the session.
+        task: its headline metric decides which state is the best.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -84,16 +84,16 @@ class Kept:
 
     @property
     def by_clock(self) -> bool:
-        """Whether the clock says when to save, which is not the same in all processes."""
+        """Whether saves follow the clock, which differs between processes."""
         return self._saving.every is not None and self._saving.every.seconds is not None
 
     def is_due(self, step: int, *, validates: bool) -> bool:
-        """Return whether the state is saved after ``step``: it is time, and saving has not cost too much.
+        """Return whether to save the state after ``step``: it is due, and saving has not cost too much.
 
-        By the clock it is this process's own answer; else the same in all of them.
+        For wall-clock intervals this is this process's own answer; otherwise it is the same in all processes.
 
         Raises:
-            RunError: a save before has failed, and the plan says to stop then.
+            RunError: if an earlier save failed, and the plan says to stop then.
         """
         if self._checkpoints is None:
             return False
@@ -110,10 +110,10 @@ class Kept:
         """Keep the members that stop here, and note whether the state is one of the best.
 
         Args:
-            ending: what the boundary brought.
-            state: after it.
-            session: of the run.
-            results: of the validation, if there was one.
+            ending: the outcome of the boundary.
+            state: the state after it.
+            session: the session of the run.
+            results: the results of the validation, if there was one.
         """
         if self._population and ending.stopped:
             self._stopped = copied(state) if self._stopped is None else chosen(ending.stopped, state, self._stopped)
@@ -131,16 +131,16 @@ class Kept:
             self._found = _Best(state, session.progress, score)
 
     def save(self, state: TrainState, session: Session, *, due: bool, final: bool = False) -> None:
-        """Save what there is to save.
+        """Save everything that is pending.
 
         Args:
-            state: after the step.
-            session: of the run.
-            due: whether it is time for a checkpoint to resume from.
-            final: of the run or the session: it is made, and waited for, whatever it costs.
+            state: the state after the step.
+            session: the session of the run.
+            due: whether a checkpoint to resume from is due.
+            final: whether this is the last save of the run or session, which is made and waited for at any cost.
 
         Raises:
-            RunError: a save has failed, and the plan says to stop then, or it is the final one.
+            RunError: if a save failed, and the plan says to stop then or it is the final one.
         """
         found, self._found = self._found, None
         if self._checkpoints is None or not (due or final or found is not None):
@@ -171,27 +171,27 @@ class Kept:
                 self._failed(failure)
         if is_well and self._failing:
             self._failing = ""
-            self._say("Checkpoints are written again")
+            self._say("Checkpoints can be written again")
         self._is_tried_again = bool(written) and not any(written)
 
     def result(self, state: TrainState, session: Session) -> TrainState:
-        """Return the state with every member that stopped early as it was then."""
+        """Return the state, with every member that stopped early as it was then."""
         return state if self._stopped is None else chosen(session.stopped, self._stopped, state)
 
     def _can_afford(self, *, together: bool = True) -> bool:
-        """Return whether saving has not taken too much of the time, and would not now; together: of all processes."""
+        """Return whether saving has not taken too much of the time, and would not now; together: over all processes."""
         assert self._checkpoints is not None
         allowed = self._budget.allows(self._checkpoints.seconds_left)
         return processes.from_main(allowed) if together else allowed
 
     def _is_among_the_best(self, score: Score) -> bool:
-        """Return whether a validation that is not the best so far is among those that are kept besides."""
+        """Return whether a validation that is not the best so far is among the others that are kept."""
         if self._saving.keep_best == 1 or not score.is_finite:
             return False
         return len(self._scores) < self._saving.keep_best or score.beats(self._scores[-1])
 
     def _hold(self, found: _Best) -> None:
-        """Keep a copy for the next save; of several the best."""
+        """Keep a copy for the next save; of several, keep the best."""
         if self._held is not None and self._held.score and found.score and not found.score.beats(self._held.score):
             return
         self._held = None  # its memory first
@@ -211,10 +211,10 @@ class Kept:
         return None
 
     def _failed(self, failure: RunError) -> None:
-        """Go on without the checkpoint, and say so once for each reason, or stop.
+        """Continue without the checkpoint and report it once per reason, or stop.
 
         Raises:
-            RunError: the plan says to stop.
+            RunError: if the plan says to stop.
         """
         if self._saving.on_failure == "stop":
             raise failure
@@ -223,10 +223,10 @@ class Kept:
         reason = failure.reason if isinstance(failure, SaveError) else what
         if reason != self._failing:
             self._failing = reason
-            self._say(f"warning: {what}. Training goes on (train.on_save_failure), and it is tried again")
+            self._say(f"warning: {what}. Training continues (train.on_save_failure), and saving will be retried")
 
     def _tell(self, steps: int | None) -> None:
-        """Log that the interval has become longer or is as it was asked for again; say so the first time."""
+        """Log that the interval was lengthened or restored; print it the first time."""
         if steps is None or self._checkpoints is None:
             return
         self._checkpoints.events.add("interval", steps=steps)

@@ -1,7 +1,7 @@
-"""Learning-rate schedules: step -> float32 learning rate, pure and jit-able.
+"""Learning-rate schedules: step -> float32 learning rate, pure and jittable.
 
-Every schedule is ``base_lr * warmup(t) * body(t)``, where t is the 0-based index of the update that uses the
-rate, W the steps of warm-up, T those of the whole run and u = (t - W) / (T - W):
+Every schedule is ``base_lr * warmup(t) * body(t)``, where t is the 0-based index of the update that uses the rate, W
+the number of warm-up steps, T the number of steps of the whole run and u = (t - W) / (T - W):
 
 ===========  ==================================================================  =======================
 kind         body(t)                                                             source
@@ -14,10 +14,10 @@ onecycle     from 1/div_factor up to 1, down to 1/(div_factor final_div_factor) 
 exponential  start ** (1 - t / (T - 1)), from start up to 1: the range test      Smith 2017
 ===========  ==================================================================  =======================
 
-Warm-up is linear: s + (1 - s) t / W for t < W, then 1 (Goyal et al. 2017). Cosine and polynomial reach their
-end value at t = T, one update after the last, as in Optax and timm, and stay there. One cycle follows
-PyTorch's `OneCycleLR`: a rise of P steps peaks at update P - 1 and the last update, T - 1, has the smallest
-rate (`optax.cosine_onecycle_schedule` takes one step more for both).
+Warm-up is linear: s + (1 - s) t / W for t < W, then 1 (Goyal et al. 2017). Cosine and polynomial reach their end value
+at t = T, one update after the last, as in Optax and timm, and stay there. One cycle follows PyTorch's `OneCycleLR`: a
+rise of P steps peaks at update P - 1, and the last update, T - 1, has the smallest rate
+(`optax.cosine_onecycle_schedule` takes one step more for both).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class _Run(NamedTuple):
 
 
 class _Spec(NamedTuple):
-    """Which fields a schedule accepts, with their defaults, and body(settings, run) -> t -> multiplier."""
+    """The fields a schedule accepts, with their defaults, and body(settings, run) -> t -> multiplier."""
 
     defaults: Mapping[str, Any]
     body: Callable[[Mapping[str, Any], _Run], optax.Schedule]
@@ -64,18 +64,17 @@ def make_schedule(cfg: ScheduleConfig, base_lr: float, *, steps_per_epoch: int, 
     """Build the schedule.
 
     Args:
-        cfg: which one and its settings.
-        base_lr: the rate all factors refer to (for onecycle the peak), finite and > 0, or a traced scalar.
+        cfg: the schedule and its settings.
+        base_lr: the rate all factors refer to (the peak for onecycle), finite and > 0, or a traced scalar.
         steps_per_epoch: optimizer steps in one pass over the training set, >= 1.
         total_steps: optimizer steps of the whole run, >= 1.
 
     Returns:
-        A function from the step (int or int array of any shape) to the float32 learning rate of the same
-        shape.
+        A function from the step (int or int array of any shape) to the float32 learning rate of the same shape.
 
     Raises:
-        UsageError: a setting the kind does not use, an unreadable duration, milestones out of order, or a warm-up as
-            long as the run.
+        UsageError: for a setting the schedule does not use, an unreadable duration, milestones out of order, or a
+            warm-up as long as the run.
 
     >>> he = ScheduleConfig(kind="multistep", milestones=("50%", "75%"))
     >>> lr = make_schedule(he, 0.1, steps_per_epoch=391, total_steps=64_000)
@@ -103,7 +102,7 @@ def make_schedule(cfg: ScheduleConfig, base_lr: float, *, steps_per_epoch: int, 
 
 
 def warmup_steps(cfg: ScheduleConfig, steps_per_epoch: int, total_steps: int) -> int:
-    """Return the updates in which the rate first rises: the warm-up, or one cycle's way to its peak.
+    """Return the number of updates in which the rate first rises: the warm-up, or one cycle's rise to its peak.
 
     >>> warmup_steps(ScheduleConfig("cosine", warmup="2 epochs"), steps_per_epoch=10, total_steps=100)
     20
@@ -114,7 +113,7 @@ def warmup_steps(cfg: ScheduleConfig, steps_per_epoch: int, total_steps: int) ->
 
 
 def _settings(cfg: ScheduleConfig, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge what was set over the defaults, and refuse what the schedule does not use."""
+    """Override the defaults with the given settings, and reject what the schedule does not use."""
     chosen = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg) if f.name != "kind"}
     chosen = {name: value for name, value in chosen.items() if value is not None and not _is_empty(value)}
     unused = [name for name in chosen if name not in defaults]
@@ -161,7 +160,7 @@ def _onecycle(settings: Mapping[str, Any], run: _Run) -> optax.Schedule:
     rise = run.steps(settings["peak"])
     if rise > run.total:
         raise UsageError(f"peak {settings['peak']!r} (step {rise}) comes after the last of {run.total} steps")
-    # Updates at which the rate is first, highest, last. Runs of a few steps may lack the rise or the fall.
+    # Updates at which the rate is first, highest and last. Runs of a few steps may lack the rise or the fall.
     turns = jnp.array([0, max(rise - 1, 0), run.total - 1], dtype=jnp.float32)
     first = 1 / settings["div_factor"]
     last = first / settings["final_div_factor"]
@@ -183,7 +182,7 @@ _SHAPES: Mapping[Anneal, Callable[[jax.Array], jax.Array]] = {
     "cosine": lambda x: (1 + jnp.cos(jnp.pi * x)) / 2,
     "linear": lambda x: 1 - x,
 }
-"""Falls from 1 at x = 0 to 0 at x = 1."""
+"""Functions that fall from 1 at x = 0 to 0 at x = 1."""
 
 SCHEDULES: Mapping[ScheduleKind, _Spec] = MappingProxyType(
     {

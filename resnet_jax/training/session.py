@@ -1,4 +1,4 @@
-"""The book-keeping of one call of the loop: metrics in flight, clocks, progress and observers."""
+"""The bookkeeping of one call of the loop: metrics in flight, clocks, progress and observers."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from resnet_jax.training.plan import Plan
 from resnet_jax.training.progress import EpochSums, MemberProgress, Progress, Reporting, task_sums
 from resnet_jax.training.spikes import Spiked
 
-#: Calls of the step that may be on their way to the device before the loop waits for the oldest. Metrics are read this
-#: late, so the device always has work while the host reads.
+#: The maximum number of calls in flight before the loop waits for the oldest. Metrics are read with this delay, so the
+#: device always has work while the host reads.
 IN_FLIGHT = 3
 
-#: The metrics of a step with a probe that are arrays.
+#: The metrics of a probed step that are arrays.
 BLOCKS, TASKS = "block_grad_norm", "task_cosine"
 
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-    """What a boundary brought.
+    """The outcome of a boundary.
 
     Attributes:
         improved: members whose validation is the best so far.
@@ -43,14 +43,14 @@ class Ending:
 
 
 class Session:
-    """Reads metrics, adds them up for every member, and tells observers.
+    """Reads metrics, accumulates them for every member, and calls observers.
 
     Args:
-        plan: of the run.
+        plan: the plan of the run.
         task: what metrics mean.
-        progress: where it stands; of one member for a run alone.
+        progress: the current progress; with one member for a single run.
         observers: called in this order.
-        population: whether metrics have an axis of members, and rows say which.
+        population: whether metrics have an axis of members and rows say which member they belong to.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Session:
 
     @property
     def elapsed(self) -> float:
-        """Seconds on the clock, over all sessions."""
+        """Wall-clock seconds over all sessions."""
         return self._before.elapsed + time.monotonic() - self._began
 
     @property
@@ -82,7 +82,7 @@ class Session:
 
     @property
     def progress(self) -> Progress:
-        """Where the run stands."""
+        """The current progress."""
         return Progress(
             tuple(self._members),
             self._seconds,
@@ -105,7 +105,7 @@ class Session:
         return [index for index, member in enumerate(self._members) if member.finished == "early stopping"]
 
     def sent(self, first: int, count: int, metrics: Metrics, state: Any = None) -> None:
-        """Take the metrics of a call just dispatched and the state after it, and read what metrics are due."""
+        """Take the metrics of a call just dispatched and the state after it, and read the metrics that are due."""
         self._state = state
         self._in_flight.append((first, count, metrics))
         if self._clock is None:
@@ -114,24 +114,24 @@ class Session:
             self._read_oldest()
 
     def drain(self) -> None:
-        """Read everything that is still on its way."""
+        """Read all metrics still in flight."""
         while self._in_flight:
             self._read_oldest()
 
     def resume_clock(self) -> None:
-        """Leave what happened since the last step (evaluation, saving) out of the training time."""
+        """Exclude what happened since the last step (evaluation, saving) from the training time."""
         self._clock = time.perf_counter()
 
     def finish(self, reason: str) -> None:
-        """Write down why the run is over, if it is not already."""
+        """Record why the run is over, if that is not recorded yet."""
         self.finished = self.finished or reason
 
     def boundary(self, step: int, *, ends_epoch: bool, results: Sequence[Evaluation] | None) -> Ending:
-        """Report an epoch, a validation or both, and say what follows from the latter.
+        """Report an epoch, a validation or both, and return what follows from the latter.
 
         Args:
-            step: updates done.
-            ends_epoch: whether an epoch ends here, or the run.
+            step: number of updates done.
+            ends_epoch: whether an epoch, or the run, ends here.
             results: validation of every member, if there was one.
         """
         rows: dict[int, Row] = {}
@@ -159,7 +159,7 @@ class Session:
         return Ending(tuple(improved), tuple(stopped))
 
     def _judge(self, index: int, step: int, value: float) -> tuple[bool, bool]:
-        """Take a validation into account; return whether it is the best so far, and whether the member stops here."""
+        """Process a validation; return whether it is the best so far, and whether the member stops here."""
         rule = self.plan.early_stopping or EarlyStopping()
         watch = dataclasses.replace(rule, mode=rule.mode or self._task.mode).update(self._members[index].watch, value)
         best = watch.wait == 0
@@ -170,7 +170,7 @@ class Session:
         return best, stops
 
     def _finish_with_members(self) -> None:
-        """End the run when none of its members continues."""
+        """End the run if none of its members continues."""
         if not self.running:
             self.finish("early stopping" if self.stopped else "all diverged")
 
@@ -204,7 +204,7 @@ class Session:
         self._finish_with_members()
 
     def _made_after(self, step: int, index: int) -> int:
-        """Return how many updates have changed a member's state since a step just read, those in flight included."""
+        """Return how many updates have changed a member's state since the step just read, including those in flight."""
         reads = [self._reading, *((first, self._columns(arrays)) for first, _, arrays in self._in_flight)]
         made = 0
         for first, columns in reads:
@@ -222,7 +222,7 @@ class Session:
         }
 
     def _read(self, index: int, step: int, metrics: dict[str, float]) -> None:
-        """Take the metrics of one step of one member into account."""
+        """Process the metrics of one step of one member."""
         member, rejected = self._members[index], 0
         if metrics["rejected"]:
             rejected = member.rejected + 1
@@ -249,10 +249,10 @@ class Session:
         tell(self._observers, "on_step", row)
 
     def _look_for_spike(self, step: int, loss: float) -> None:
-        """Take a loss into account.
+        """Check a loss for a spike.
 
         Raises:
-            Spiked: it is far above those before, and the run may go back once more.
+            Spiked: if it is far above the losses before, and the run may go back once more.
         """
         rule, gone_back = self.plan.spikes, self._before.rollbacks
         if step <= self.plan.warmup or len(gone_back) >= rule.rollbacks:
@@ -265,10 +265,10 @@ class Session:
         self._losses.append(loss)
 
     def _reject(self, index: int, step: int, metrics: dict[str, float]) -> None:
-        """Do what the plan says where an update is rejected.
+        """Do what the plan says about a rejected update.
 
         Raises:
-            Diverged: it says to stop.
+            Diverged: if it says to stop.
         """
         error = Diverged(step, metrics, self.plan.on_reject.tolerate, index if self._population else None)
         error.state, error.made_after = self._state, self._made_after(step, index)

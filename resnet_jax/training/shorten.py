@@ -1,15 +1,15 @@
-"""A recipe's schedule in a run shorter than the recipe's: what no longer fits is shortened in proportion.
+"""Adapts a recipe's schedule to a run shorter than the recipe: what no longer fits is shortened in proportion.
 
-A recipe has a length and a schedule made for it. In a run of T updates in place of the recipe's R (both with the epochs
-of this run's data and batch):
+A recipe has a length and a schedule made for it. In a run of T updates instead of the recipe's R (both with the epochs
+of this run's data and batch size):
 
-* a warm-up that takes more than half of the run becomes T / R of what it is in the recipe;
-* milestones of which one would never be reached, though the recipe reaches it, all become T / R of what they are;
-* a rise to the peak of one cycle that ends after the run becomes T / R of what it is.
+* a warm-up that takes more than half of the run becomes T / R of its length in the recipe;
+* if a milestone would never be reached, although the recipe reaches it, all milestones become T / R of their values;
+* a one-cycle rise to the peak that ends after the run becomes T / R of its length.
 
-Lengths are rounded to whole updates; milestones stay apart and those that no update is left for are dropped. Whatever
-still fits stays as it is written, and so does what somebody chose for this run: a warm-up that leaves no step is then
-refused.
+Lengths are rounded to whole updates; milestones stay distinct, and those for which no update is left are dropped.
+Whatever still fits stays as written, and so does what the user chose for this run: a warm-up that leaves no step is
+then rejected.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from resnet_jax.training.options import ScheduleConfig
 
 @dataclasses.dataclass(frozen=True)
 class Length:
-    """Updates of a run and of one of its epochs."""
+    """Number of updates of a run and of one of its epochs."""
 
     steps: int
     steps_per_epoch: int
@@ -35,17 +35,17 @@ def fit_schedule(
     """Shorten what does not fit.
 
     Args:
-        schedule: of the run.
-        recipe: the recipe's; only what is the same in both is shortened.
-        run: the run.
-        whole: the recipe.
-        chosen: fields that somebody set for this run, even if to the same value.
+        schedule: the schedule of the run.
+        recipe: the recipe's schedule; only what is the same in both is shortened.
+        run: the length of the run.
+        whole: the length of the recipe.
+        chosen: fields that the user set for this run, even if to the same value.
 
     Returns:
-        The schedule, and a sentence for each change.
+        The schedule, and one sentence per change.
 
     Raises:
-        UsageError: a duration that cannot be read.
+        UsageError: for a duration that cannot be parsed.
 
     >>> cosine = ScheduleConfig("cosine", warmup="1 epochs")
     >>> fit_schedule(cosine, cosine, run=Length(19, 19), whole=Length(285, 19))[1]

@@ -1,18 +1,18 @@
-"""L1 penalty by soft-thresholding: the weights that do not pay become exactly zero.
+"""L1 penalty by soft-thresholding: weights that do not pay off become exactly zero.
 
-With w+ what the optimizer's update makes of w, the last thing of an update is the proximal operator of the penalty
-(Parikh & Boyd, 2014, "Proximal algorithms", sections 4.2 and 6.5.2),
+With w+ the result of the optimizer's update of w, the update ends with the proximal operator of the penalty (Parikh &
+Boyd, 2014, "Proximal algorithms", sections 4.2 and 6.5.2),
 
     w <- S(w+, r t),      S(v, a) = sign(v) max(|v| - a, 0)
 
-with r the rate of this update, each parameter's own factor of it included, and t the threshold. Behind plain gradient
-descent with t = l1 this is the proximal gradient method, whose fixed points are those of loss + l1 |w|. A subgradient
-l1 sign(w) has the same minimum, but steps over zero and back for ever.
+with r the rate of this update, including each parameter's own factor, and t the threshold. After plain gradient descent
+with t = l1 this is the proximal gradient method, whose fixed points are those of loss + l1 |w|. A subgradient l1
+sign(w) has the same minimum, but keeps stepping over zero and back.
 
-Heavy-ball or Nesterov momentum m makes a constant gradient's step 1 / (1 - m) times as long; with t = l1 / (1 - m) the
-fixed points stay those of the penalized loss. Behind Adam and RMSProp the threshold does not pass through their
-scaling: it is decoupled, as AdamW's weight decay is, and the penalty is not the same for all parameters in units of
-the loss.
+Heavy-ball or Nesterov momentum m makes the step for a constant gradient 1 / (1 - m) times as long; with t = l1 / (1 -
+m) the fixed points stay those of the penalized loss. After Adam and RMSProp, the threshold does not pass through their
+scaling: it is decoupled, as AdamW's weight decay is, and the penalty is not the same for all parameters in units of the
+loss.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PyTree = Any
 
 
 class ThresholdState(NamedTuple):
-    """How many updates were made, int32 scalar."""
+    """Number of updates made, int32 scalar."""
 
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
@@ -35,13 +35,13 @@ class ThresholdState(NamedTuple):
 def soft_threshold(
     strength: float, rate: optax.Schedule, penalized: PyTree, factors: PyTree
 ) -> optax.GradientTransformation:
-    """Return the transformation that turns an update into one that ends with soft-thresholding; it goes last.
+    """Return the transformation that makes an update end with soft-thresholding; it must come last.
 
     Args:
-        strength: t, times the rate the threshold.
-        rate: of each update, by its number from 0.
-        penalized: tree of the parameters with whether they are.
-        factors: tree of the parameters with each one's factor of the rate, a number or an array.
+        strength: t; multiplied by the rate, it is the threshold.
+        rate: the rate of each update, by its 0-based index.
+        penalized: tree of the parameters with True for those that are penalized.
+        factors: tree of the parameters with each one's learning-rate factor, a number or an array.
 
     >>> tx = soft_threshold(2.5, lambda count: 0.1, True, 1.0)
     >>> w = jnp.array([1.25, 0.15, -0.1])

@@ -1,9 +1,9 @@
-"""Weights that are exactly 0 at the start stay exactly 0: pruned weights through training, by masks in the optimizer.
+"""Weights that are exactly 0 at the start stay exactly 0: pruning masks in the optimizer, for training pruned networks.
 
-The mask of a kernel is True where its weight is trained. It is made once, of the weights that training starts with, and
-is a part of the optimizer's state: it travels with the checkpoint, so that a resumed run has the same. A gradient is
-masked before the optimizer sees it, so that neither its moments nor a clipped global norm know of pruned weights; the
-update is masked last, behind weight decay, momentum and slow weights. Averages of zeros are zeros.
+The mask of a kernel is True where its weight is trained. It is computed once, from the initial weights of the training,
+and is part of the optimizer state: it is saved in the checkpoint, so a resumed run has the same mask. A gradient is
+masked before the optimizer sees it, so neither its moments nor a clipped global norm include pruned weights; the update
+is masked last, after weight decay, momentum and slow weights. Averages of zeros are zeros.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PyTree = Any
 
 
 class KeptZeros(NamedTuple):
-    """The wrapped optimizer's state, and the masks: of a kernel booleans of its shape, of other parameters nothing."""
+    """The wrapped optimizer's state, and the masks: booleans of a kernel's shape, nothing for other parameters."""
 
     inner: Any
     trained: PyTree
@@ -30,8 +30,8 @@ def keep_zeros(tx: optax.GradientTransformation, masked: PyTree) -> optax.Gradie
     """Return ``tx`` for parameters of which those that are 0 in ``init`` stay 0.
 
     Args:
-        tx: the optimizer, whose ``update`` gives what is added to the parameters.
-        masked: the tree of the parameters with True for those that this is about.
+        tx: the optimizer, whose ``update`` returns what is added to the parameters.
+        masked: tree of the parameters with True for those to mask.
 
     >>> tx = keep_zeros(optax.sgd(1.0, momentum=0.9), {"kernel": True, "bias": False})
     >>> params = {"kernel": jnp.asarray([0.0, 2.0]), "bias": jnp.zeros(1)}
@@ -58,16 +58,16 @@ def keep_zeros(tx: optax.GradientTransformation, masked: PyTree) -> optax.Gradie
 
 
 def masks_of(opt_state: PyTree) -> PyTree | None:
-    """Return the masks within an optimizer's state; None if it has none."""
+    """Return the masks in an optimizer state, or None if it has none."""
     found = [node for node in _kept(opt_state) if isinstance(node, KeptZeros)]
     return found[0].trained if found else None
 
 
 def with_masks(opt_state: PyTree, trained: PyTree) -> PyTree:
-    """Return an optimizer's state with other masks.
+    """Return an optimizer state with other masks.
 
     Raises:
-        UsageError: it has none.
+        UsageError: if it has none.
     """
     if masks_of(opt_state) is None:
         raise UsageError("this optimizer has no masks: optim.keep_zeros makes them")

@@ -23,19 +23,19 @@ else:
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """The state of a training run; the step is ``state, metrics = train_step(state, batch)``.
+    """The state of a training run; a step is ``state, metrics = train_step(state, batch)``.
 
-    It holds arrays only. The model, the optimizer and the loss are closed over by the step, so two states of one run
-    always have equal tree structure and the compiled step is reused.
+    It holds arrays only. The step closes over the model, the optimizer and the loss, so two states of one run always
+    have equal tree structure and the compiled step is reused.
 
     Attributes:
-        step: optimizer updates tried so far, int32 scalar; also the position in the data.
+        step: number of optimizer updates tried so far, int32 scalar; also the position in the data.
         params: the trainable parameters.
         batch_stats: running means and variances; an empty dict for a network without batch norm.
-        opt_state: the optimizer's state.
-        rng: PRNG key of the run; it never changes, keys are derived from it by folding in step, epoch or index.
+        opt_state: the optimizer state.
+        rng: PRNG key of the run. It never changes; other keys are derived by folding in the step, epoch or index.
         ema: exponential moving averages ``{"params": ..., "batch_stats": ...}``, or None.
-        loss_scale: the dynamic loss scale of training in float16, or None.
+        loss_scale: the dynamic loss scale for training in float16, or None.
     """
 
     step: jax.Array
@@ -53,7 +53,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def eval_variables(self) -> dict[str, Any]:
-        """The variables to evaluate: the averaged ones where there are any, else the trained ones."""
+        """The variables to evaluate: the averaged ones if there are any, otherwise the trained ones."""
         return self.variables if self.ema is None else self.ema
 
 
@@ -74,10 +74,10 @@ def init_state(
         tx: the optimizer.
         key: PRNG key of the run.
         input_shape: shape of one example, without the batch axis.
-        ema: also keep moving averages, started at the initial values.
-        loss_scaling: of the train step, if it scales the loss.
-        start: initial parameters -> those to start from, such as with a kernel computed from data; the optimizer's
-            state and the averages begin with these.
+        ema: also keep moving averages, initialized to the initial values.
+        loss_scaling: loss scaling of the train step, if any.
+        start: maps initial parameters to those to start from, for example with a kernel computed from data; the
+            optimizer state and the averages start with these.
 
     >>> from resnet_jax.models import create_model
     >>> model = create_model("resnet20_cifar")

@@ -1,4 +1,4 @@
-"""The train and eval step: pure functions, no host work inside, the same numbers on any number of devices."""
+"""The train and eval steps: pure functions without host work, with the same numbers on any number of devices."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from resnet_jax.training.update import advance
 from resnet_jax.training.views import Views, predict_views
 
 _STATS = ["batch_stats"]
-#: Before the name of what an eval step adds up, where it is kept of every example.
+#: Prefix of the name under which an eval step's summand is kept for every example.
 SUMMAND = "summand "
 
 
@@ -52,46 +52,48 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Build ``train_step(state, batch) -> (state, metrics)``.
 
-    It also takes a third argument, arrays that it hands on to ``preprocess``, the same at every step and no part of the
-    state: ``train_step(state, batch, given)``, such as the variables of a teacher.
+    The step also takes an optional third argument, ``train_step(state, batch, given)``: arrays that it passes on to
+    ``preprocess``, the same at every step and not part of the state, such as the variables of a teacher.
 
     The batch has ``image`` (N, H, W, C) and what the task reads, such as ``label``; all its arrays have N rows. One
-    call makes one optimizer update. If the loss, a gradient, or a parameter or statistic that comes out is not
-    finite, the update is rejected **as a whole**: params, opt_state, batch_stats and averages keep their old values,
-    only ``step`` moves on (it is the position in the data) and ``rejected`` is 1. With a loss scale the step is
-    skipped in the same way, to continue with a smaller one: ``skipped`` is 1, and ``rejected`` only when there is none.
-    The optimizer's own count, which schedules go by, counts updates made: rejected and skipped steps are not in it.
+    call makes one optimizer update. If the loss, a gradient, or a resulting parameter or statistic is not finite, the
+    update is rejected **as a whole**: params, opt_state, batch_stats and averages keep their old values, only ``step``
+    advances (it is the position in the data), and ``rejected`` is 1. With a loss scale, such a step is skipped in the
+    same way, to continue with a smaller scale: ``skipped`` is 1, and ``rejected`` is 1 only if there is no smaller
+    scale. The optimizer's own count, which schedules use, counts updates made: rejected and skipped steps are not
+    included.
 
     Args:
         model: a Linen module called as ``model(x, train=...)``.
         tx: the optimizer; build it once.
         task: what the outputs mean (default: classification with cross-entropy); the step minimizes the mean of its
             loss.
-        loss: in its place, for classification: a per-example loss ``(logits, labels) -> (N,)``.
-        preprocess: ``(key, batch) -> images`` for augmentation and normalization on the device, or ``(images,
-            labels)`` where it changes those too (mixup): the task sees these in the batch. The key is the same at
-            every step: derive from it with what identifies an example (epoch and index in the batch).
-        accumulate: number of equal micro-batches the batch is cut into; see
-            :mod:`resnet_jax.training.accumulate` for what batch norm does then. 1 of a task that compares examples.
-        norm_momentum: momentum of the network's batch norm; needed to accumulate with one.
-        ema_decay: decay per update of the moving averages, which then warm up as TensorFlow's, or all that is to say
-            about them (:class:`~resnet_jax.training.ema.Averaging`); the state must hold some
+        loss: a per-example loss ``(logits, labels) -> (N,)``, instead of a task, for classification.
+        preprocess: ``(key, batch) -> images`` for augmentation and normalization on the device, or ``(images, labels)``
+            if it changes those too (mixup): the task sees these in the batch. The key is the same at every step, so
+            derive from it with what identifies an example (epoch and index in the batch).
+        accumulate: number of equal micro-batches the batch is split into; see :mod:`resnet_jax.training.accumulate` for
+            how batch norm behaves then. Must be 1 for a task that compares examples.
+        norm_momentum: momentum of the network's batch norm; needed for accumulation with batch norm.
+        ema_decay: decay per update of the moving averages, which then warm up as in TensorFlow, or their full
+            configuration (:class:`~resnet_jax.training.ema.Averaging`); the state must have averages
             (``init_state(ema=True)``).
-        loss_scaling: for float16; the state must hold a scale (``init_state(loss_scaling=...)``).
-        axis_name: mapped axis when the step runs inside ``pmap`` or ``shard_map``; the model must average its
-            batch statistics over the same axis.
+        loss_scaling: for float16; the state must have a scale (``init_state(loss_scaling=...)``).
+        axis_name: mapped axis if the step runs inside ``pmap`` or ``shard_map``; the model must average its batch
+            statistics over the same axis.
         probe: what a block is (``BlockNames()`` for this library's networks), to measure the gradient at each.
 
     Returns:
         The step. Its metrics are float32 scalars: ``loss`` (mean), ``count`` and the sums over the batch of
         ``task.train_sums`` (for classification ``correct``), ``grad_norm`` (global L2 norm before clipping),
-        ``rejected`` (0 or 1); with a loss scale also ``loss_scale``, that of this step, and ``skipped`` (0 or 1). With
-        a probe there is one array, ``block_grad_norm`` (blocks,): the norm of dL/dx over the whole batch, x the input
-        of each block in depth order, L the mean loss (:func:`~resnet_jax.instrument.probing.chart_blocks` names them);
-        of a task of several also ``task_cosine`` (blocks, pairs) (:mod:`resnet_jax.training.task_gradients`).
+        ``rejected`` (0 or 1); with a loss scale also ``loss_scale``, the one used by this step, and ``skipped`` (0 or
+        1). With a probe there is one array, ``block_grad_norm`` (blocks,): the norm of dL/dx over the whole batch, x
+        the input of each block in depth order, L the mean loss (:func:`~resnet_jax.instrument.probing.chart_blocks`
+        names the blocks); for a multi-task network also ``task_cosine`` (blocks, pairs)
+        (:mod:`resnet_jax.training.task_gradients`).
 
     Raises:
-        UsageError: arguments that do not go together, or, when traced, with the state.
+        UsageError: if arguments are incompatible with each other or, when traced, with the state.
     """
     if accumulate < 1:
         raise UsageError(f"accumulate must be 1 or more micro-batches, got {accumulate}")
@@ -198,10 +200,10 @@ def make_train_step(
 
 
 def task_of(task: Task | None, loss: Loss | None) -> Task:
-    """Return the task of a step: as it is, or classification with a loss ``(logits, labels) -> (N,)``.
+    """Return the task of a step: as given, or classification with a loss ``(logits, labels) -> (N,)``.
 
     Raises:
-        UsageError: both are given.
+        UsageError: if both are given.
     """
     if task is None:
         return Classification() if loss is None else Classification(criterion=loss)
@@ -211,16 +213,16 @@ def task_of(task: Task | None, loss: Loss | None) -> Task:
 
 
 def _scaled_metrics(loss_scale: LossScale, rejected: jax.Array, rules: LossScaling) -> Metrics:
-    """Return the metrics of a step with a loss scale: what does not go is skipped, rejected only with the least one."""
+    """Return the metrics of a step with a loss scale: a failed step is skipped, or rejected at the smallest scale."""
     least = (loss_scale.scale <= rules.minimum).astype(jnp.float32)
     return {"rejected": rejected * least, "skipped": rejected * (1.0 - least), "loss_scale": loss_scale.scale}
 
 
 def _joined(metrics: Metrics, sums: Metrics) -> Metrics:
-    """Return both.
+    """Return the union of both.
 
     Raises:
-        UsageError: the task calls a sum as a metric of the step is called.
+        UsageError: if a sum of the task has the name of a metric of the step.
     """
     if twice := sorted(set(metrics) & set(sums)):
         raise UsageError(f"train_sums of the task has {', '.join(twice)}, a name that the step itself uses")
@@ -238,25 +240,25 @@ def make_eval_step(
     views: Views = "none",
     crop: int | None = None,
 ) -> Callable[[Mapping[str, Any], Batch], dict[str, Any]]:
-    """Build ``eval_step(variables, batch) -> outputs``; add the sums up to evaluate a data set.
+    """Build ``eval_step(variables, batch) -> outputs``; add up the sums to evaluate a data set.
 
-    The batch also has ``mask`` (N,), False for padding, so that a last partial batch is counted exactly.
+    The batch also has ``mask`` (N,), False for padding, so that a partial last batch is counted exactly.
 
     Args:
         model: called as ``model.apply(variables, images, train=False)``.
         task: what the outputs mean (default: classification with cross-entropy).
-        loss: in its place, for classification: per example, ``(logits, labels) -> (N,)``.
+        loss: a per-example loss ``(logits, labels) -> (N,)``, instead of a task, for classification.
         preprocess: as for :func:`make_train_step`.
-        logits: whether to return the outputs of the network as well, as they are.
-        summands: whether ``rows`` also have what is added up, of every example, as :data:`SUMMAND` and its name.
-        views: of every image; what the network says of them is averaged as the task does.
-        crop: side of the crops that are taken of larger images, pixels.
+        logits: whether to also return the network's raw outputs.
+        summands: whether ``rows`` also contain the summands of every example, under :data:`SUMMAND` and their names.
+        views: views of every image, over which the task averages the network's outputs.
+        crop: side in pixels of the crops taken of larger images.
 
     Returns:
-        The step. Its outputs: ``loss_sum`` (float32) and ``count`` (int32), sums over unmasked examples; ``sums``, the
-        sums over them of ``task.eval_sums``; ``rows``, ``task.eval_rows`` of all examples, (N, ...), among them, if
-        asked for, ``logits``; and ``mask`` (N,), as it was given: of several processes each gives its part of a batch
-        and reads the outputs of all of it.
+        The step. Its outputs are ``loss_sum`` (float32) and ``count`` (int32), sums over unmasked examples; ``sums``,
+        the sums over them of ``task.eval_sums``; ``rows``, ``task.eval_rows`` of all examples, (N, ...), including
+        ``logits`` on request; and ``mask`` (N,), as given: with several processes, each passes its part of a batch and
+        reads the outputs of all of it.
     """
     task = task_of(task, loss)
     predict_step = predict_views(make_predict_step(model, preprocess=preprocess), task, views, crop)
@@ -266,7 +268,7 @@ def make_eval_step(
         mask = batch["mask"]
 
         def unmasked_sum(values: jax.Array) -> jax.Array:
-            # where, not a product: a padded example may well have an infinite loss
+            # where, not a product: the loss of a padded example may be infinite
             counted = mask.reshape(-1, *(1,) * (values.ndim - 1))
             return jnp.sum(jnp.where(counted, values, jnp.zeros((), values.dtype)), axis=0)
 

@@ -1,13 +1,14 @@
-"""Whether a run has learned anything: its accuracy against that of naming the most frequent class every time.
+"""Whether a run has learned anything: its accuracy compared with always predicting the most frequent class.
 
-A network is **at chance** on n images if it names no more of them than p n + 3 sqrt(n p (1 - p)), where p is the share
-of their most frequent class: what always naming that class gets right, and three standard errors of it, but at most
-half of what is left to all of them (of 60 images of which 58 are of one class, three standard errors pass 60). A
-network that gives every image the same answer is always at chance, one that names every image rightly never.
+A network is **at chance** on n images if it classifies no more of them correctly than p n + 3 sqrt(n p (1 - p)), where
+p is the share of their most frequent class. This is the expected count when always predicting that class plus three
+standard errors, but at most half of the way from there to all images (for 60 images of which 58 are of one class, three
+standard errors exceed 60). A network that gives every image the same answer is always at chance; one that classifies
+every image correctly never is.
 
-A run is **stuck** if it ends at chance on the images that test it and on those of its last epoch of training. One that
-overfits is not: it has learned its training images. A run of less than one epoch or of fewer than 50 updates is too
-short to say, and a set of one class has nothing to learn; then the answer is None, as it is of tasks without an
+A run is **stuck** if it ends at chance both on its test images and on those of its last training epoch. A run that
+overfits is not stuck: it has learned its training images. A run of less than one epoch or fewer than 50 updates is too
+short to judge, and a data set with one class has nothing to learn; the answer is then None, as for tasks without an
 accuracy.
 """
 
@@ -23,7 +24,7 @@ from resnet_jax.tasks.task import Task
 
 DEVIATIONS = 3.0
 MIN_UPDATES = 50
-#: Epochs at chance, one after the other, before a run that still trains is said to be.
+#: Number of consecutive epochs at chance before a run in progress is reported.
 PATIENCE = 3
 
 ADVICE = (
@@ -34,10 +35,10 @@ ADVICE = (
 
 @dataclasses.dataclass(frozen=True)
 class Chance:
-    """What chance gets right of a set of images.
+    """What chance achieves on a set of images.
 
     Attributes:
-        examples: images of it.
+        examples: number of images in the set.
         majority: share of its most frequent class, in [0, 1].
     """
 
@@ -46,7 +47,7 @@ class Chance:
 
     @classmethod
     def of(cls, labels: np.ndarray, examples: int | None = None) -> Chance:
-        """Return that of images with these labels; ``examples`` of them if not all are counted.
+        """Return the chance level for images with these labels; ``examples`` is their number if not all are counted.
 
         >>> Chance.of(np.array([0, 1, 1, 2]))
         Chance(examples=4, majority=0.5)
@@ -56,12 +57,12 @@ class Chance:
 
     @property
     def limit(self) -> float:
-        """Return the accuracy that chance does not pass."""
+        """Return the accuracy that chance does not exceed."""
         p = self.majority
         return p + min(DEVIATIONS * math.sqrt(p * (1.0 - p) / self.examples), (1.0 - p) / 2)
 
     def explains(self, accuracy: float) -> bool:
-        """Return whether an accuracy is no better than chance; one that is not finite is not.
+        """Return whether an accuracy is no better than chance; False if it is not finite.
 
         >>> Chance(1000, 0.1).explains(0.12), Chance(1000, 0.1).explains(0.13)
         (True, False)
@@ -74,8 +75,8 @@ class Verdict:
     """Whether a run is stuck.
 
     Attributes:
-        stuck: None if that cannot be said.
-        reason: why it is, or why it cannot be said; None for a run that has learned.
+        stuck: None if that cannot be determined.
+        reason: why it is stuck, or why that cannot be determined; None for a run that has learned.
     """
 
     stuck: bool | None
@@ -83,10 +84,10 @@ class Verdict:
 
 
 def has_chance(task: Task) -> bool:
-    """Return whether a task can be compared with chance: its headline is an accuracy over classes.
+    """Return whether a task can be compared with chance: its headline metric is an accuracy over classes.
 
-    What chance gets of a mean average precision or an R2 is known as well (the share of positives; 0), but not how far
-    it scatters from there, so of those nothing is said.
+    The chance level of mean average precision or R2 is known as well (the share of positives; 0), but not its spread,
+    so no statement is made about those.
     """
     return task.headline == "accuracy"
 
@@ -97,11 +98,11 @@ def judge(
     """Judge a run at its end.
 
     Args:
-        updates: made by the run.
-        steps_per_epoch: updates of an epoch.
-        tested: accuracy on the test images; None of a task without.
-        test: chance on them.
-        trained: accuracy in the last epoch of training; None if it is not known.
+        updates: number of updates made by the run.
+        steps_per_epoch: updates per epoch.
+        tested: accuracy on the test images; None for a task without accuracy.
+        test: chance on the test images.
+        trained: accuracy in the last training epoch; None if unknown.
         train: chance on the training images of an epoch.
     """
     if tested is None:
@@ -121,13 +122,14 @@ def judge(
 
 
 class ChanceWatch:
-    """An observer that says once, while a run trains, that it has been at chance for some epochs.
+    """An observer that reports once, during training, that a run has been at chance for some epochs.
 
     Args:
         train: chance on the training images of an epoch.
         val: chance on the validation images; None without.
-        say: is given the line.
-        after: updates of the warm-up; what ends in it is not counted, as the rate has not been there yet.
+        say: called with the line.
+        after: number of warm-up updates; epochs that end within them do not count, as the rate is not at its full value
+            yet.
     """
 
     def __init__(self, train: Chance, val: Chance | None, say: Callable[[str], None], *, after: int = 0) -> None:

@@ -1,14 +1,15 @@
-"""The gradients of several tasks in one step: one forward pass and a backward pass each; compared, and combined.
+"""The gradients of several tasks in one step: one forward pass and one backward pass per task; compared and combined.
 
-A task of several (:class:`resnet_jax.tasks.multitask.Multitask`) has a loss for each; the step minimizes their sum. Two
-things need the gradient of each task by itself:
+A task with several parts (:class:`resnet_jax.tasks.multitask.Multitask`) has one loss per part; the step minimizes
+their sum. Two features need the gradient of each part, called a task here, separately:
 
-* the **cosine** between the gradients of two tasks at the parameters of a block, measured where a step is probed: 1
-  where both want the same of it, 0 where one does not mind the other, -1 where each undoes the other's step;
+* the **cosine** between the gradients of two tasks at the parameters of a block, measured in probed steps: 1 where both
+  agree, 0 where they are independent, -1 where each undoes the other's step;
 * **PCGrad** (Yu et al. 2020, arXiv 2001.06782, algorithm 1): where the inner product of two tasks' gradients is
-  negative, each loses its part along the other before they are added.
+  negative, each loses its component along the other before they are added.
 
-Of several devices or micro-batches every task's gradient is first that of the whole batch: both work on means.
+With several devices or micro-batches, every task's gradient is first computed for the whole batch: both features work
+on means.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ PyTree = Any
 
 #: Folded into the key of a step for the order in which PCGrad projects.
 ORDER = 0x9C6
-#: What is not shared between tasks.
+#: Names of what tasks do not share.
 _OWN = re.compile(rf"(?:.*/)?(?:{HEAD}|classifier(?:_\w+)?)/.+")
 
 
 def task_names(task: Task) -> tuple[str, ...]:
-    """Return the names of the tasks of which a task has losses; none of a task of one loss."""
+    """Return the names of the tasks that a task has losses for; empty for a task with one loss."""
     return tuple(getattr(task, "task_names", ()))
 
 
@@ -55,15 +56,15 @@ def projects(task: Task) -> bool:
 
 
 def value_and_task_gradients(losses: Callable[..., Any], *, whole: bool) -> Callable[..., Any]:
-    """Return ``(trained, ...) -> ((loss, aux), gradients)`` by one forward pass and a backward pass a task.
+    """Return ``(trained, ...) -> ((loss, aux), gradients)`` with one forward pass and one backward pass per task.
 
     Args:
         losses: ``(trained, ...) -> ((tasks,), aux)``: the mean loss of each task.
-        whole: whether the gradient of the sum of the losses is asked for besides, by a backward pass of its own.
+        whole: whether the gradient of the sum of the losses is also needed, from a separate backward pass.
 
     Returns:
-        The function. Its gradients have those of the whole, if asked for, with the names of ``trained``, and of task k
-        its gradient of the parameters under ``task k``; :func:`own_gradients` takes them out.
+        The function. Its gradients contain those of the sum, if requested, under the names of ``trained``, and for task
+        k its gradient of the parameters under ``task k``; :func:`own_gradients` extracts them.
     """
 
     def value_and_gradients(trained: Any, *rest: Any) -> Any:
@@ -77,7 +78,7 @@ def value_and_task_gradients(losses: Callable[..., Any], *, whole: bool) -> Call
 
 
 def like_gradients(trained: Mapping[str, Any], tasks: int, *, whole: bool) -> dict[str, Any]:
-    """Return a tree of the structure of the gradients of :func:`value_and_task_gradients`, with parameters in it."""
+    """Return a tree with the structure of the gradients of :func:`value_and_task_gradients`, filled with parameters."""
     own = {_name(k): trained["params"] for k in range(tasks)}
     return {**(trained if whole else {}), **own}
 
@@ -92,15 +93,15 @@ def _name(task: int) -> str:
 
 
 def pcgrad(gradients: Sequence[PyTree], key: Key[Array, ""]) -> PyTree:
-    """Return the sum of the tasks' gradients, each projected as PCGrad does on the parameters that tasks share.
+    """Return the sum of the tasks' gradients, each projected by PCGrad on the parameters that tasks share.
 
-    Parameters of a head (paths with ``head`` or ``classifier`` in them) keep the plain sum. Every projected gradient is
-    a sum of the tasks' own with some weights, so that all of it happens to their inner products, a (tasks, tasks)
-    matrix, and the gradients themselves are read twice.
+    Parameters of a head (paths containing ``head`` or ``classifier``) keep the plain sum. Every projected gradient is a
+    weighted sum of the tasks' own, so the whole procedure works on their inner products, a (tasks, tasks) matrix, and
+    the gradients themselves are read twice.
 
     Args:
-        gradients: of the parameters, one a task.
-        key: of the orders in which a task meets the others.
+        gradients: gradients of the parameters, one per task.
+        key: key for the orders in which a task is projected against the others.
     """
     flat = [jax.tree_util.tree_flatten_with_path(tree) for tree in gradients]
     shape = flat[0][1]
@@ -121,13 +122,13 @@ def pcgrad(gradients: Sequence[PyTree], key: Key[Array, ""]) -> PyTree:
 
 
 def projected_weights(products: Float[Array, "tasks tasks"], key: Key[Array, ""]) -> Float[Array, " tasks"]:
-    """Return the weights of the tasks' gradients in the sum that PCGrad makes of them.
+    """Return the weights of the tasks' gradients in the sum that PCGrad computes.
 
     Args:
         products: inner products of the gradients.
-        key: every task meets the others in a random order of its own.
+        key: every task is projected against the others in its own random order.
 
-    Two that disagree at a right angle and a half, (1, 0) and (-1, 1): each loses its part along the other.
+    Two gradients at an angle of 135 degrees, (1, 0) and (-1, 1): each loses its component along the other.
 
     >>> projected_weights(jnp.array([[1.0, -1.0], [-1.0, 2.0]]), jax.random.key(0)).tolist()
     [2.0, 1.5]
@@ -153,11 +154,11 @@ def block_cosines(chart: BlockIndex, gradients: Sequence[PyTree]) -> Float[Array
     """Return the cosine between the gradients of every two tasks at the parameters of every block, in depth order.
 
     Args:
-        chart: of the blocks.
-        gradients: of the parameters, one a task.
+        chart: chart of the blocks.
+        gradients: gradients of the parameters, one per task.
 
     Returns:
-        (blocks, pairs), pairs as :func:`task_pairs`; NaN where a gradient is 0, or a block has no parameters.
+        (blocks, pairs), with pairs as in :func:`task_pairs`; NaN where a gradient is 0, or a block has no parameters.
     """
     rows = []
     for path, count in zip(chart.paths, chart.counts, strict=True):
@@ -179,14 +180,14 @@ def block_cosines(chart: BlockIndex, gradients: Sequence[PyTree]) -> Float[Array
 
 
 def _below(tree: PyTree, path: tuple[str, ...]) -> PyTree:
-    """Return what of the parameters is below a module; nothing of a module without any."""
+    """Return the parameters below a module; empty for a module without any."""
     for name in path:
         tree = tree.get(name, {}) if isinstance(tree, Mapping) else {}
     return tree
 
 
 def _inner(a: Array, b: Array, count: int | None = None) -> Array:
-    """Return the inner product in float32 or wider; of stacked blocks (count, ...) one for each."""
+    """Return the inner product in float32 or wider; for stacked blocks (count, ...), one for each."""
     wide = jnp.promote_types(a.dtype, jnp.float32)
     both = a.astype(wide) * b.astype(wide)
     return jnp.sum(both) if count is None else jnp.sum(both.reshape(count, -1), axis=-1)

@@ -1,11 +1,10 @@
-"""The second half of a step: from the gradient to the next state, whole or not at all.
+"""The second half of a step: from the gradient to the next state, applied completely or not at all.
 
-It comes in three forms with the same elementwise arithmetic. Leaf by leaf, as the optimizer is written; that is what a
-CPU runs. Packed (:mod:`~resnet_jax.training.packing`), for a GPU: it starts a kernel for every norm, every look for a
-value that is not finite and every update, of which there are several for each parameter, and nothing is between them.
-And for a TPU packed as far as vectors go, the scales and biases of norms above all: to look at one costs a kernel of
-1,800 cycles for some hundred bytes, while a convolution's kernel in tiles of 8 x 128 would have to be laid out anew.
-Which one a program has is decided where it is lowered.
+It has three forms with the same elementwise arithmetic. Leaf by leaf, as the optimizer is written, runs on a CPU.
+Packed (:mod:`~resnet_jax.training.packing`) is for a GPU, which otherwise launches several kernels per parameter: for
+every norm, every check for non-finite values and every update. On a TPU only vectors are packed, mainly the scales and
+biases of norms: checking one costs a kernel of 1,800 cycles for a few hundred bytes, while a convolution's kernel,
+stored in tiles of 8 x 128, would need a new layout. The form is chosen when the program is lowered.
 """
 
 from __future__ import annotations
@@ -46,16 +45,16 @@ def advance(
 ) -> tuple[TrainState, jax.Array, jax.Array]:
     """Return the next state, whether everything was finite, and the global norm of the gradient.
 
-    If the loss, the gradient, or a parameter or statistic that comes out is not finite, the state keeps its old values;
-    in both cases it is one step further.
+    If the loss, the gradient, or a resulting parameter or statistic is not finite, the state keeps its old values; in
+    both cases its step advances.
 
     Args:
         tx: the optimizer.
-        state: before.
-        grads: of the parameters.
+        state: the state before the update.
+        grads: gradients of the parameters.
         stats: running statistics after the step.
         value: the loss.
-        ema_decay: of the moving averages.
+        ema_decay: decay of the moving averages.
     """
     updates_made = _updates_made(state)
     form = functools.partial(_leaf_by_leaf, tx, ema_decay)
@@ -81,7 +80,7 @@ def _leaf_by_leaf(
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
     new = _updated(tx, ema_decay, old, grads, stats, finite, updates_made)
-    # of the result too: a finite gradient times a huge rate overflows, and must not reach a checkpoint
+    # check the result too: a finite gradient times a huge rate overflows, and must not reach a checkpoint
     finite &= _all_finite(new.params) & _all_finite(new.batch_stats)
     return _chosen(finite, new, old), finite, grad_norm
 
@@ -96,7 +95,7 @@ def _packed(
     updates_made: jax.Array,
 ) -> tuple[_Parts, jax.Array, jax.Array]:
     packing = Packing.of(old.params, tx.labels)
-    # Made once: else XLA transposes every kernel's gradient, parameter and momentum, and some of them twice.
+    # Made once: otherwise XLA transposes every kernel's gradient, parameter and momentum, some of them twice.
     packed = lax.optimization_barrier(packing.pack(grads))
     grad_norm = optax.tree.norm(packed)
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
@@ -105,8 +104,8 @@ def _packed(
     def updated(old: _Parts, grads: PyTree) -> _Parts:
         return _updated(tx, ema_decay, old, grads, stats, finite, updates_made)
 
-    # Of what is computed here only the sum is kept. The parameters themselves are computed leaf by leaf from slices of
-    # one vector, which makes XLA put those of a shape into one kernel.
+    # Only the sum of what is computed here is kept. The parameters themselves are computed leaf by leaf from slices of
+    # one vector, which makes XLA put those of one shape into one kernel.
     as_one = _Parts(packing.pack(old.params), before, packing.pack(old.opt_state), packing.pack(old.ema))
     accepted = finite & _all_finite((updated(as_one, packed).params, stats), joined=True)
     new = updated(old, packing.unpack(packed, old.params))
@@ -122,11 +121,11 @@ def _vectors_packed(
     value: jax.Array,
     updates_made: jax.Array,
 ) -> tuple[_Parts, jax.Array, jax.Array]:
-    """Leaf by leaf, but vectors are looked at together, and each leaf once: by the sum of its gradient's squares.
+    """Leaf by leaf, but vectors are checked together, and each other leaf once, by the sum of its gradient's squares.
 
-    To that sum 0 times the parameter that comes out is added, which is nothing, or not a number if the parameter is not
-    finite. So one sum tells both, and is taken where the gradient is computed: another look would read it again. If an
-    update overflows, the norm is therefore not a number either.
+    0 times the resulting parameter is added to that sum, which is 0, or NaN if the parameter is not finite. So one sum
+    covers both, computed where the gradient is: another check would read it again. If an update overflows, the norm is
+    therefore NaN as well.
     """
     labels = jax.tree.map(lambda leaf, label: label if leaf.ndim < 2 else None, old.params, tx.labels)
     packing = Packing.of(old.params, labels)
@@ -136,7 +135,7 @@ def _vectors_packed(
         return _updated(tx, ema_decay, old, grads, stats, finite, updates_made)
 
     as_one = _Parts(packing.pack(old.params), old.batch_stats, packing.pack(old.opt_state), packing.pack(old.ema))
-    # The norm is not yet known; whatever it is, what is applied is this, or nothing.
+    # The norm is not known yet; whatever it is, either this is applied, or nothing.
     seen = updated(as_one, packed, jnp.bool_(True)).params
     squares = jax.tree.map(lambda g, new: jnp.sum(jnp.square(g) + 0 * new), packed, seen)
     grad_norm = jnp.sqrt(optax.tree.sum(squares))
@@ -146,7 +145,7 @@ def _vectors_packed(
 
 
 def _side_by_side(new: PyTree, old: PyTree) -> tuple[PyTree, PyTree]:
-    """Return both trees, whose leaves are slices of a few vectors that have some of each."""
+    """Return both trees, whose leaves are slices of a few vectors that contain some of each."""
     if not jax.tree.leaves(new):
         return new, old
     pairs = jax.tree.map(lambda a, b: (a, b), new, old)
@@ -164,19 +163,19 @@ def _updated(
     finite: jax.Array,
     updates_made: jax.Array,
 ) -> _Parts:
-    """Return what the optimizer's update gives, whatever came out of it.
+    """Return the result of the optimizer's update, whether finite or not.
 
     Args:
         tx: the optimizer.
-        ema_decay: of the moving averages.
-        old: before.
-        grads: of the parameters.
+        ema_decay: decay of the moving averages.
+        old: the values before the update.
+        grads: gradients of the parameters.
         stats: running statistics after the step.
-        finite: whether loss and gradient are; if not, the gradient is taken as 0.
-        updates_made: before this one.
+        finite: whether loss and gradient are finite; if not, the gradient is replaced by 0.
+        updates_made: number of updates before this one.
     """
-    # The update thereby waits for the whole gradient. Else what the optimizer makes of the last stages lies
-    # there while the activations of the first are still needed: 28 MiB more for ResNet-1202 with remat.
+    # The update thereby waits for the whole gradient. Otherwise the optimizer's results for the last stages are held
+    # while the activations of the first are still needed: 28 MiB more for ResNet-1202 with remat.
     grads = jax.tree.map(lambda g: jnp.where(finite, g, jnp.zeros((), g.dtype)), grads)
     updates, opt_state = tx.update(grads, old.opt_state, old.params)
     params = optax.apply_updates(old.params, updates)
@@ -187,7 +186,7 @@ def _updated(
 
 
 def _chosen(finite: jax.Array, new: _Parts, old: _Parts) -> _Parts:
-    """Return the new parts if everything is finite, else the old ones."""
+    """Return the new parts if everything is finite, otherwise the old ones."""
     return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
 
@@ -196,16 +195,17 @@ def _parts(state: TrainState) -> _Parts:
 
 
 def _updates_made(state: TrainState) -> jax.Array:
-    """Return the updates made so far by the optimizer's count, if it has one (ours have), else the steps tried."""
+    """Return the number of updates by the optimizer's count, if it has one (ours do), otherwise the steps tried."""
     counts = [count for _, count in optax.tree.get_all_with_path(state.opt_state, "count")]
     return counts[0] if counts else state.step
 
 
 def _all_finite(tree: PyTree, *, joined: bool = False) -> jax.Array:
-    """Return whether every value of a tree is finite; ``joined`` looks at all leaves of a dtype at once.
+    """Return whether every value of a tree is finite; ``joined`` checks all leaves of a dtype at once.
 
-    What is not is counted, by a product. XLA on a CPU makes a chain of ANDs of a conjunction, one for each leaf, and
-    puts all of it into every fusion that waits for it: 8 of the 13 CPU seconds in which resnet20_cifar's step compiled.
+    Non-finite values are counted, by a product. On a CPU, XLA turns a conjunction into a chain of ANDs, one per leaf,
+    and puts all of it into every fusion that waits for it: 8 of the 13 CPU seconds in which resnet20_cifar's step
+    compiled.
     """
     leaves = jax.tree.leaves(tree)
     if joined:

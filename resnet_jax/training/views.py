@@ -1,9 +1,8 @@
-"""Test-time views: an image is seen several times, mirrored or in crops, and what the network says is averaged.
+"""Test-time views: an image is evaluated several times, mirrored or in crops, and the outputs are averaged.
 
-Ten crops are those of A. Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks (NIPS 2012,
-section 4.1): four corners and the centre, and their mirror images; probabilities are averaged, and not outputs.
-Mirror images and shifts by a pixel are those of airbench (K. Jordan, arXiv 2404.00498, section 3.5), which averages
-outputs.
+Ten crops follow A. Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks (NIPS 2012,
+section 4.1): four corners and the center, and their mirror images; probabilities are averaged, not outputs. Mirror
+images and shifts by a pixel follow airbench (K. Jordan, arXiv 2404.00498, section 3.5), which averages outputs.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from resnet_jax.training.pixel_views import PIXEL_VIEWS, predict_pixel_views
 Views = Literal["none", "flip", "flip_shift", "ten_crop", "multi_scale", "sliding"]
 PredictStep = Callable[[Mapping[str, Any], Batch], jax.Array]
 
-#: Side of the images of which ten crops are taken, in sides of the crop: 256 of 224.
+#: Side of the images that ten crops are taken from, relative to the crop: 256 to 224.
 MARGIN = 1 / 0.875
 
 
@@ -29,14 +28,14 @@ def views_of(images: jax.Array, views: Views, size: int | None = None) -> jax.Ar
     """Return the views of images, (views, N, height, width, channels).
 
     Args:
-        images: (N, height, width, channels); of ten crops larger than these.
-        views: ``none``: the images; ``flip``: these and their mirror images; ``flip_shift``: these
-            twice, and moved by a pixel up and left, and down and right (border reflected), and the mirror images of
-            all four; ``ten_crop``.
-        size: side of a crop, pixels.
+        images: (N, height, width, channels); larger than the crops for ten_crop.
+        views: ``none``: the images; ``flip``: these and their mirror images; ``flip_shift``: these twice, and shifted
+            by a pixel up and left, and down and right (border reflected), and the mirror images of all four;
+            ``ten_crop``.
+        size: side of a crop in pixels.
 
     Raises:
-        UsageError: inputs that are no images, or no larger than their crops.
+        UsageError: for inputs that are not images, or not larger than their crops.
 
     >>> views_of(jnp.arange(3).reshape(1, 1, 3, 1), "flip").reshape(2, 3).tolist()
     [[0, 1, 2], [2, 1, 0]]
@@ -61,13 +60,13 @@ def views_of(images: jax.Array, views: Views, size: int | None = None) -> jax.Ar
 
 
 def predict_views(predict_step: PredictStep, task: Task, views: Views, size: int | None = None) -> PredictStep:
-    """Return a predict step whose outputs are the average over views, one view at a time.
+    """Return a predict step whose outputs are the average over views, computed one view at a time.
 
     Args:
         predict_step: from :func:`resnet_jax.training.step.make_predict_step`.
-        task: averages its outputs by ``mean_outputs``; a task without it, as they are. One of pixels has views of its
-            own (:mod:`resnet_jax.training.pixel_views`).
-        views: which.
+        task: averages its outputs by ``mean_outputs``; without it, outputs are averaged as they are. Dense prediction
+            has its own views (:mod:`resnet_jax.training.pixel_views`).
+        views: the kind of views.
         size: side of a crop.
     """
     if views == "none":

@@ -232,7 +232,7 @@ def test_predict_takes_folders_patterns_and_lists_and_writes_files(place, tmp_pa
     status, out, err = command("predict", place / "net", "shots/cat", "--json")
     by_folder = last_json(out)
     assert (status, [row["image"] for row in by_folder]) == (0, [str(path) for path in cats])
-    assert "1 files left out, for they are no images: 1 .txt" in err
+    assert "1 files skipped because they are not images: 1 .txt" in err
     listed = b"".join(os.fsencode(path) + b"\n" for path in [*everything, "gone.png"])
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(listed)))
     what = ("shots/c*/*.png", "-", "x*.png", "--out", "found.csv", "--top", "1")

@@ -106,7 +106,7 @@ def test_every_stage_starts_from_the_one_before_and_the_table_says_what_it_came_
     assert [config for _, config in fake.trained[:3]] == [head, whole, scratch]
 
     status, _, err = command(*argv, "--optim.learning-rate", "0.5")
-    assert (status, "holds another fine-tuning" in err, "0.5" in err) == (1, True, True)
+    assert (status, "contains another fine-tuning" in err, "0.5" in err) == (1, True, True)
 
 
 def test_the_probe_is_a_run_directory_of_its_own(place, tmp_path, command, monkeypatch):

@@ -89,7 +89,7 @@ def test_help_says_whose_defaults_it_shows(command, verb):
     general, digits = words(command(verb, "--help")[1]), words(command(verb, "digits", "--help")[1])
     assert "--train.length STR How long to train: '10 epochs' (passes over the training set)" in general
     assert f"each recipe has its own: resnet-jax {verb} RECIPE --help" in general
-    assert "over it. (default: '15 epochs')" in digits
+    assert "schedule spans this length. (default: '15 epochs')" in digits
     assert "The defaults shown are those of the recipe digits" in digits
     assert command(verb, "--help", "digits")[1] == command(verb, "digits", "--help")[1]
 

@@ -191,13 +191,13 @@ def test_data_without_a_recipe_is_looked_at_once_chosen_for_and_gone_on_with(
         interrupt_after(patch, 2, signal.SIGINT)
         status, _, err = command(*words, "--train.log-every", "1 steps")
     assert status == 130, err
-    assert f"Looked at npz:{stripes}: 120 images of 12x12, 3 channels, uint8; 2 classes of 60 to 60." in err
+    assert f"Examined npz:{stripes}: 120 images of 12x12, 3 channels, uint8; 2 classes of 60 to 60." in err
     assert re.search(r"model.name +resnet20_cifar +images of at most 64 pixels", err)
     assert re.search(r"train.length +2 epochs +given", err)
     assert re.search(r"data.augment +random_crop\(1\) +moved by an eighth; not mirrored", err)
     status, out, err = command(*words)
     assert status == 0, err
-    assert "its config.yaml decides, and the data is not looked at again" in err
+    assert "its config.yaml is used, and the data is not examined again" in err
     assert "Resuming after step" in err
     summary = last_json(out)
     assert (summary["params_digest"], summary["run_dir"][:13]) == (finished[1]["params_digest"], "runs/stripes-")

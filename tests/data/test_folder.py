@@ -74,7 +74,7 @@ def test_everything_the_decoder_reads_is_read_and_the_rest_counted_once(make_fol
     assert all(records[i]["image"].shape[-1] == 3 for i in range(16))
     assert len(dataset.notes) == 1
     for part in (
-        "5 of 21 files left out, for they are no images: 2 .txt",
+        "5 of 21 files skipped because they are not images: 2 .txt",
         "1 .db",
         "1 .wav (sound (WAV);",
         "1 .heic (a HEIC",
@@ -121,7 +121,7 @@ def test_an_empty_file_is_refused_at_once(make_folder):
 def test_a_pipe_called_an_image_is_left_out(make_folder):
     root = make_folder({"a": 2, "b": 2})
     os.mkfifo(root / "a" / "pipe.png")
-    assert load_folder(str(root)).notes == ("1 of 5 files left out, for they are no images: 1 .png (a pipe)",)
+    assert load_folder(str(root)).notes == ("1 of 5 files skipped because they are not images: 1 .png (a pipe)",)
 
 
 def test_a_folder_that_cannot_be_read_is_named(make_folder, monkeypatch):

@@ -167,7 +167,7 @@ def test_a_directory_that_cannot_be_written_is_said(tmp_path, kept, monkeypatch,
     monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path / "file"))
     with caplog.at_level(logging.WARNING):
         assert len(load_folder(str(root)).splits["all"]) == 2
-    assert "the index is not kept, and made again next time" in caplog.text
+    assert "the index is not stored, and will be rebuilt next time" in caplog.text
 
 
 def test_a_folder_that_can_no_longer_be_read_is_an_error(tmp_path, kept, monkeypatch):

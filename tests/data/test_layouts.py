@@ -37,7 +37,7 @@ def test_the_class_may_be_in_the_name(tmp_path):
     dataset = load_folder(str(tmp_path), class_pattern=r"(?:^|/)([a-z]+)_")
     assert dataset.class_names == ("cat", "dog")
     assert labelled(dataset) == {"cat_01.png": "cat", "cat_02.png": "cat", "dog_01.png": "dog", "dog_02.jpg": "dog"}
-    assert dataset.notes == ("1 of 5 files left out, for they are no images: 1 .txt",)
+    assert dataset.notes == ("1 of 5 files skipped because they are not images: 1 .txt",)
     assert dataset.splits["all"][0]["image"].shape == (2, 3, 3)
 
 

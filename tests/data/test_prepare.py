@@ -350,7 +350,7 @@ def test_code_that_needs_tensorflow_says_what_to_install(tmp_path, monkeypatch):
         prepare("own", tmp_path)
     assert str(error.value) == (
         f"tfds:own: the code of this set needs TensorFlow, which is not installed: {install('tf')}, then "
-        f"again\n  resnet-jax data prepare own --data-dir {tmp_path}\nWhat was downloaded stays in {tmp_path}/downloads"
+        f"again\n  resnet-jax data prepare own --data-dir {tmp_path}\nDownloads are kept in {tmp_path}/downloads"
         "; reading the set needs no TensorFlow"
     )
     assert not list(tmp_path.rglob("incomplete*"))
@@ -388,7 +388,7 @@ def test_imagenet_says_its_manual_step(tmp_path):
     with pytest.raises(DataError) as error:
         prepare("imagenet2012", tmp_path / "sets")
     said = str(error.value)
-    assert f"Put its files into {tmp_path}/sets/downloads/manual (manual_dir), as they come, then run this" in said
+    assert f"Put its files into {tmp_path}/sets/downloads/manual (manual_dir), as they are, and run this" in said
     assert "ILSVRC2012_img_train.tar" in said
     assert "ILSVRC2012_img_val.tar" in said
     assert "https://image-net.org/download-images" in said
@@ -407,7 +407,7 @@ def test_half_prepared_and_another_format(tmp_path, monkeypatch):
     (left / "own-train.array_record-00000-of-00001").write_bytes(b"half")
     said = []
     prepare("own", tmp_path, say=said.append)
-    assert said[0].startswith(f"{left} is what a preparation left that was stopped half-way; it is not used")
+    assert said[0].startswith(f"{left} is left over from an interrupted preparation; it is not used")
     info = tmp_path / "own" / "1.0.0" / "dataset_info.json"
     info.write_text(json.dumps({**json.loads(info.read_text()), "fileFormat": "tfrecord"}))
     with pytest.raises(DataError, match=r"own/1\.0\.0 is prepared in the format tfrecord, which cannot be read"):
@@ -417,7 +417,7 @@ def test_half_prepared_and_another_format(tmp_path, monkeypatch):
 def test_reading_a_set_that_is_half_prepared_says_so(tmp_path):
     left = tmp_path / "mnist" / "incomplete.ABCDEF_3.0.1"
     left.mkdir(parents=True)
-    with pytest.raises(DataError, match=rf"(?s)not prepared in .*\(a preparation was stopped half-way: {left} can"):
+    with pytest.raises(DataError, match=rf"(?s)not prepared in .*\(a preparation was interrupted: {left} can"):
         load_dataset(f"tfds:mnist@{tmp_path}")
 
 

@@ -152,8 +152,8 @@ def test_roles(names, sizes, test_from):
         (("train", "test"), "splits: train from train but 10 % by class, which are val; test from Testing"),
         (
             ("train", "val"),
-            "splits: train from train but 10 % by class, which are val; test from valid, the final test: it decides "
-            "nothing",
+            "splits: train from train but 10 % by class, which are val; test from valid, the final test, used for "
+            "no decision",
         ),
         (("train", "val", "test"), "splits: train from train, val from valid, test from Testing"),
     ],

@@ -207,7 +207,7 @@ def test_spoilt_or_unwritable_kept_labels_are_read_again(tmp_path, monkeypatch, 
     (tmp_path / "blocked").write_text("a file where the directory would be")
     monkeypatch.setenv("RESNET_JAX_CACHE", str(tmp_path / "blocked"))
     np.testing.assert_array_equal(load_tfds(location).splits["train"].labels, expected)
-    assert "labels are not kept" in caplog.text
+    assert "labels are not stored" in caplog.text
 
 
 def test_one_unlabelled_example_is_an_error(tmp_path):

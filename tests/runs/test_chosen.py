@@ -151,9 +151,9 @@ def test_other_channels_than_the_network_s_are_said(tmp_path):
     source = write(tmp_path / "rgb.npz", count=6, x=colours)
     assert choose_images(imported(NAMES), "test", source).said == ()
     grey = imported(NAMES, shape=(8, 8, 1))
-    assert choose_images(grey, "test", source).said == ("x is RGB, turned to grey: the network takes 1 channel",)
+    assert choose_images(grey, "test", source).said == ("x is RGB, converted to gray: the network takes 1 channel",)
     said = choose_images(grey, "test", folder(tmp_path / "colours", *NAMES)).said
-    assert said == ("all 6 images are in colours, turned to grey: the network takes 1 channel",)
+    assert said == ("all 6 images are in colours, converted to gray: the network takes 1 channel",)
     source = write(tmp_path / "grey.npz", count=6, x=colours[..., :1])
     assert "all 6 images are grey, repeated in the 3 channels" in choose_images(imported(NAMES), "test", source).said[0]
 
@@ -199,7 +199,7 @@ def test_folders_of_train_and_val_have_their_val_tested(tmp_path):
     source = f"folder:{tmp_path / 'old'}"
     chosen = choose_images(imported(("cat", "dog")), "test", source)
     assert (chosen.split, len(chosen.records)) == ("val", 4)
-    assert "no test split: its val split is taken" in chosen.said[0]
+    assert "no test split: its val split is used" in chosen.said[0]
     run = trained_on(source, tmp_path / "run", val_fraction=0.25)
     train = choose_images(run, "train")
     (tmp_path / "old").rename(tmp_path / "new")

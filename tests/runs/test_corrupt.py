@@ -56,7 +56,7 @@ def test_the_list_has_each_example_once_over_all_sessions(tmp_path):
     assert [entry.index for entry in read_corrupt(path)] == [3, 1]
     assert len(said) == 1
     assert again.said({"train": 10, "test": 10}) == (
-        "train: 9 of 10 read; 1 could not be and was skipped",
+        "train: 9 of 10 read; 1 could not be read and was skipped",
         "test: 9 of 10 scored; 1 could not be read and was skipped",
     )
 

@@ -133,7 +133,7 @@ def test_only_what_looks_the_same_mirrored_is_mirrored(quickly, data, augment):
 
 
 def test_grey_images_are_said_not_to_be_mirrored(quickly):
-    assert "grey is not mirrored" in choose(found(grey=True)).reasons["data.augment"]
+    assert "gray images are not mirrored" in choose(found(grey=True)).reasons["data.augment"]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_values_are_learned_at_a_tenth_of_the_rate_and_clipped(quickly):
 
 def test_few_photographs_are_said_to_be_few(quickly):
     few = found(examples={"all": 102}, counts=(41, 61))
-    assert choose(few).reasons["init_from"] == "102 are few to begin from nothing: name a trained network"
+    assert choose(few).reasons["init_from"] == "102 are few for training from scratch: name a trained network"
     assert "init_from" not in choose(PHOTOGRAPHS).reasons
 
 
@@ -218,7 +218,7 @@ def test_every_choice_is_a_line_and_the_data_too(quickly):
         lines[0].index("one of 2 classes")
     }
     assert describe(PHOTOGRAPHS) == (
-        "Looked at folder:photos: 2,000 images of sides 240 to 375, 3 channels, uint8; 2 classes of 1,000 to 1,000."
+        "Examined folder:photos: 2,000 images of sides 240 to 375, 3 channels, uint8; 2 classes of 1,000 to 1,000."
     )
 
 

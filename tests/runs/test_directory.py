@@ -92,7 +92,7 @@ def test_what_was_changed_is_refused_with_what_differs_until_it_is_meant(run, na
     assert old in text
     path.write_text(text.replace(old, new, 1))
     run.mend(pytest.fail)
-    with pytest.raises(DamagedError, match=rf"{re.escape(name)} is not what this run wrote:\n  {says}\nPut it back"):
+    with pytest.raises(DamagedError, match=rf"{re.escape(name)} is not what this run wrote:\n  {says}\nRestore it"):
         content(run)
     (run.path / NAME).unlink()
     content(run)

@@ -149,8 +149,8 @@ def test_ctrl_c_keeps_its_message_where_the_picture_fails_and_a_longer_run_resum
     for copy in (whole, stopped):
         shutil.copytree(path, copy)
     longer, printed = run(whole, epochs=2)
-    assert "Going on with a run of 9 updates that is here: 9 are done, now 18 are asked for (2 epochs)" in printed
-    assert "The result after 9 updates stays in summary-9.json" in printed
+    assert "Continuing a run of 9 updates: 9 are done, and now 18 are requested (2 epochs)" in printed
+    assert "The result after 9 updates is kept in summary-9.json" in printed
     assert "They were evaluated before, after 9 updates" in printed
     assert longer.steps == 18
     assert json.loads((whole / "summary-9.json").read_text())["params_digest"] == summary.params_digest
@@ -158,7 +158,7 @@ def test_ctrl_c_keeps_its_message_where_the_picture_fails_and_a_longer_run_resum
     epochs = [row["step"] for row in read_metrics(whole / "metrics.jsonl") if row["kind"] == "epoch"]
     assert epochs == [9, 18]
     assert "length: 2 epochs" in (whole / "config.yaml").read_text()
-    with pytest.raises(RunError, match="it can become longer, not shorter"):
+    with pytest.raises(RunError, match="it can become longer, but not shorter"):
         run(whole, epochs=1)
 
     on_step = MetricsFile.on_step
@@ -290,12 +290,12 @@ def test_arrays_or_a_path_alone_are_enough(tmp_path, monkeypatch):
     said = io.StringIO()
     found = fit((x, y), console=Console(file=said, width=2000))
     assert found.summary.run_dir.startswith("runs/arrays-")
-    assert "Looked at arrays: 24 signals of 12, 1 channel, float32; 2 classes of 12 to 12." in said.getvalue()
-    assert re.search(r"train.batch_size +8 +2 updates an epoch of 17", said.getvalue())
+    assert "Examined arrays: 24 signals of 12, 1 channel, float32; 2 classes of 12 to 12." in said.getvalue()
+    assert re.search(r"train.batch_size +8 +2 updates per epoch of 17", said.getvalue())
     monkeypatch.setattr("resnet_jax.runs.defaults.MOST_EPOCHS", 9)
     again = fit((x, y), console=Console(file=said, width=2000))
     assert again.summary == found.summary
-    assert "its config.yaml decides, and the data is not looked at again" in said.getvalue()
+    assert "its config.yaml is used, and the data is not examined again" in said.getvalue()
     np.savez("signals.npz", x=x, y=y)
     monkeypatch.setattr("resnet_jax.runs.defaults.MOST_EPOCHS", 1)
     of_file = begin("signals.npz")

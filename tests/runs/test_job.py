@@ -13,9 +13,9 @@ from resnet_jax.runtime import programs
     [
         (False, [], []),
         (False, ["init", "convert_element_type"], []),
-        (False, ["init", "train_step", "eval_step"], ["the step is compiled and kept"]),
-        (True, ["init", "train_step"], ["the C++ for this processor and the step are compiled and kept"]),
-        (True, [], ["the C++ for this processor and the step are compiled and kept"]),
+        (False, ["init", "train_step", "eval_step"], ["the step is compiled and cached"]),
+        (True, ["init", "train_step"], ["the C++ for this processor and the step are compiled and cached"]),
+        (True, [], ["the C++ for this processor and the step are compiled and cached"]),
     ],
 )
 def test_said_once(monkeypatch, compiling, missed, lines):

@@ -20,9 +20,9 @@ from resnet_jax.runs.recipes import load_recipe
 from resnet_jax.training.schedules import ScheduleConfig
 
 NOTES = (
-    "2 of 52 files left out, for they are no images: 1 .xyz, 1 .txt",
+    "2 of 52 files skipped because they are not images: 1 .xyz, 1 .txt",
     "2 of 50 images lie in subfolders of their class folder: Train/cat/more",
-    "splits: train from Train but 10 % by class, which are val; test from valid, the final test: it decides nothing",
+    "splits: train from Train but 10 % by class, which are val; test from valid, the final test, used for no decision",
 )
 MISFIT = (
     "recipe digits was made for 8x8 grey images of 10 digits; these are 120x110x3 images of 2 classes, brought to 8x8."
@@ -95,7 +95,7 @@ def test_eval_says_them_of_its_own_data_and_of_another_source(trained, photograp
     assert command(["eval", str(run_dir), "--data.source", f"folder:{photographs}/Train"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[:2] == [
-        "1 of 41 files left out, for they are no images: 1 .xyz",
+        "1 of 41 files skipped because they are not images: 1 .xyz",
         "2 of 40 images lie in subfolders of their class folder: cat/more",
     ]
 

@@ -65,7 +65,7 @@ def test_a_batch_is_learned_and_the_next_command_writes_over_it_but_not_over_a_r
         "curves.png", "metrics.jsonl", "overfit.json"
     ]  # fmt: skip
     slow = dataclasses.replace(TINY, optim=OptimConfig("sgd", 1e-7))
-    with pytest.raises(CheckError, match=r"FAILED: on the 16 .* 100% NOT reached.*learn them by heart") as failed:
+    with pytest.raises(CheckError, match=r"FAILED: on the 16 .* 100% NOT reached.*memorize them") as failed:
         overfit(slow, 1, tmp_path / "over", length="20 steps")
     assert failed.value.result["steps"] == 20
     assert not json.loads((tmp_path / "over/overfit.json").read_text())["passed"]

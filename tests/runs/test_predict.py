@@ -136,7 +136,7 @@ def test_what_was_done_to_the_images_is_said(files):
     list(predictor.predict(paths[:2]))
     assert predictor.said() == (
         "images 8x8 brought to 4x4",
-        "2 images in colours turned to grey: the network takes 1 channel",
+        "2 images in color converted to gray: the network takes 1 channel",
     )
 
 

@@ -32,7 +32,7 @@ def test_every_process_has_its_number_and_prints_once(capfd):
     out, err = capfd.readouterr()
     assert out == "out 0"
     assert sorted(err.splitlines()) == [
-        "[1] ended, for the first process was gone",
+        "[1] ended because the first process was gone",
         "[1] line of 1 of 2",
         "line of 0 of 2",
     ]
@@ -51,7 +51,7 @@ def test_the_others_end_in_bounded_time_when_one_dies(capfd, rank, how, status):
     assert time.monotonic() - began < 10
     err = capfd.readouterr().err
     assert f"process {rank} of 2 {how}; the others end too" in err
-    assert f"killed, for they did not end within 0 s: process {1 - rank}" in err
+    assert f"killed because they did not end within 0 s: process {1 - rank}" in err
 
 
 def test_a_signal_goes_to_all_and_all_may_save():

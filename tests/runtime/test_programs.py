@@ -105,11 +105,11 @@ def test_a_directory_that_others_can_write_is_not_used(kept, tmp_path, monkeypat
     monkeypatch.setattr(cache, "private_directory", lambda: tmp_path / "private")
     with caplog.at_level(logging.WARNING):
         assert cache.keep_compiled_programs() == tmp_path / "private" / "xla" / folder.name
-    assert f"not taken from the cache: {folder.parent} can be written by others" in caplog.text
+    assert f"not loaded from the cache: {folder.parent} can be written by others" in caplog.text
     jax.config.update("jax_compilation_cache_dir", str(folder))
     with caplog.at_level(logging.WARNING):
         assert cache.keep_compiled_programs() == folder, "what the user gave JAX stays"
-    assert "JAX takes compiled programs, which are code, from where others can put them" in caplog.text
+    assert "JAX loads compiled programs, which are code, from a place where others can put them" in caplog.text
 
 
 def test_the_least_used_go_where_there_are_too_many(tmp_path):

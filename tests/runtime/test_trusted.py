@@ -26,7 +26,7 @@ def test_one_folder_on_the_way_that_others_can_write_is_enough(tmp_path, mode, w
     at_fault.chmod(mode)
     group_of_one = mode == 0o775 and distrust(folder) is None  # a group that nobody else is in
     if not group_of_one:
-        assert distrust(folder) == f"{at_fault} can be written by others (chmod go-w mends it)"
+        assert distrust(folder) == f"{at_fault} can be written by others (chmod go-w fixes it)"
 
 
 def test_above_the_folder_a_sticky_one_will_do(tmp_path):

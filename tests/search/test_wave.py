@@ -161,7 +161,7 @@ def test_lanes_go_on_from_where_they_were_saved(tmp_path, save_at_once):
     search(tmp_path, second, trials=3, eta=1, said=said)
     assert first.made > 0
     assert second.made == LENGTH - first.made
-    assert any(line.startswith("going on with the trials under way") for line in said)
+    assert any(line.startswith("resuming trials") for line in said)
 
 
 def test_a_signal_saves_and_says_so_and_the_next_call_goes_on(tmp_path):

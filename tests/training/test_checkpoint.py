@@ -298,7 +298,7 @@ def test_what_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(ocp, "save_checkpointables_async", full)
     checkpoints = Checkpoints(tmp_path)
     with pytest.raises(
-        RunError, match=r"cannot write a checkpoint in .*last: No space left on device\. What was saved"
+        RunError, match=r"cannot write a checkpoint in .*last: No space left on device\. Earlier checkpoints"
     ):
         checkpoints.save("last", new_state(1), NOTE)
     checkpoints.close()

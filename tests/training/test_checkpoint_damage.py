@@ -158,7 +158,7 @@ def test_without_an_intact_last_the_run_goes_on_from_the_best_state(folder):
         checkpoints.save("last", new_state(3), NOTE)
     assert "last/3 is damaged" in said[0]
     assert "last/2 is damaged" in said[0]
-    assert said[0].endswith("No 'last' checkpoint is left; the run goes on from the newest 'best' one")
+    assert said[0].endswith("No 'last' checkpoint is left; the run resumes from the newest 'best' one")
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.steps("last") == [3]
 

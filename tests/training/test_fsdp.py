@@ -200,7 +200,7 @@ def test_arrays_are_cut_by_their_shapes():
     where = placement.state(tree)
     assert where["params"]["w"].spec == PartitionSpec(None, "fsdp")
     assert where["batch_stats"]["mean"].spec == PartitionSpec()
-    assert placement.described.endswith("the state cut over 8")
+    assert placement.described.endswith("the state sharded over 8")
 
 
 def test_what_cannot_be_is_refused():

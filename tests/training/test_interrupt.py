@@ -64,7 +64,7 @@ def test_the_first_signal_is_acknowledged_and_what_is_under_way_is_saved(number)
         program.send(number)
         status, out, err = program.ended()
     assert (status, out) == (128 + number, "saved\n")
-    assert f"{number.name}: stopping after this step, saving first; again (Ctrl-C) to leave at once." in err
+    assert f"{number.name}: stopping after this step, saving first; Ctrl-C again to exit at once." in err
 
 
 @pytest.mark.slow
@@ -76,7 +76,7 @@ def test_the_second_leaves_at_once_though_the_main_thread_hangs():
         program.send(signal.SIGINT)
         status, out, err = program.ended()
     assert (status, out) == (130, "")
-    assert "SIGINT again: left at once; what was saved before stays." in err
+    assert "SIGINT again: exiting at once; everything saved before is kept." in err
 
 
 @pytest.mark.slow
@@ -96,7 +96,7 @@ def test_before_a_step_was_made_the_first_leaves(hangs):
         program.send(signal.SIGTERM)
         status, out, err = program.ended()
     assert (status, out) == (143, "" if hangs else "at once SIGTERM\n")
-    assert ("SIGTERM: stopped before a step was made; what was saved before stays." in err) is hangs
+    assert ("SIGTERM: stopped before a step was made; everything saved before is kept." in err) is hangs
 
 
 @pytest.mark.slow

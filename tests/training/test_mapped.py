@@ -156,7 +156,9 @@ def test_what_cannot_be_mapped_is_named():
     assert unmapped(network(), four, MultiLabel(5)) is None
     assert unmapped(network(), four, Classification(5, criterion=get_loss("bce", 0.1))) is None
     assert "one device" in str(unmapped(network(), one, task))
-    assert "cut over 2" in str(unmapped(network(), Placement.of(jax.devices()[:4], kind="fsdp", fsdp_devices=2), task))
+    assert "sharded over 2" in str(
+        unmapped(network(), Placement.of(jax.devices()[:4], kind="fsdp", fsdp_devices=2), task)
+    )
     assert "TinyNet is not one of" in str(unmapped(TinyNet(), four, task))
     assert "of 8 devices, and there are 4" in str(unmapped(network(norm_scope="device", norm_devices=8), four, task))
     assert "loss is not this" in str(unmapped(network(), four, Classification(5, criterion=lambda a, b: a.sum(axis=1))))

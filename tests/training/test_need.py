@@ -119,7 +119,7 @@ def test_a_state_cut_over_devices_needs_less_and_is_named_as_a_way_out():
 
     ask(8)
     limited = [device(limit=int(0.7 * cut)) for _ in range(8)]
-    with pytest.raises(RunError, match=r"train\.placement fsdp cuts parameters and optimizer state over 8 devices"):
+    with pytest.raises(RunError, match=r"train\.placement fsdp shards parameters and optimizer state over 8 devices"):
         need.require_memory(model, (32, 32, 3), batch=8, devices=limited, warn=lines.append)
     with pytest.raises(RunError) as caught:
         need.require_memory(model, (32, 32, 3), batch=8, devices=limited, fsdp=8, warn=lines.append)

@@ -76,8 +76,8 @@ def test_a_full_disk_is_said_once_and_training_goes_on(tmp_path, monkeypatch):
     assert said[0].startswith(
         f"warning: cannot write a checkpoint in {tmp_path}/checkpoints/last: No space left on dev"
     )
-    assert "Training goes on" in said[0]
-    assert said[1] == "Checkpoints are written again"
+    assert "Training continues" in said[0]
+    assert said[1] == "Checkpoints can be written again"
     failed = [row for row in events() if row["event"] == "save_failed"]
     assert [(row["kind"], row["step"], row["reason"]) for row in failed] == [
         ("last", 4, "No space left on device"), ("last", 6, "No space left on device"),
@@ -90,7 +90,7 @@ def test_it_stops_if_told_to_and_what_was_saved_stays(tmp_path, monkeypatch, err
     monkeypatch.setattr(checkpoint_writer, "digest_files", Disk(4, error=error))
     plan = Plan(10, 10, saving=Saving(Cadence(period=2), on_failure="stop"))
     checkpoints, said, _ = opened(tmp_path)
-    with checkpoints, pytest.raises(RunError, match=rf"{os.strerror(error)}\. What was saved before st"):
+    with checkpoints, pytest.raises(RunError, match=rf"{os.strerror(error)}\. Earlier checkpoints are kept"):
         run(plan=plan, checkpoints=checkpoints)
     with checkpoints:
         assert checkpoints.steps("last") == [2]
@@ -275,5 +275,5 @@ def test_a_limit_of_file_sizes_for_real(tmp_path):
     *said, steps = done.stdout.splitlines()
     assert steps == "[1, 4]"
     assert len(said) == 2
-    assert all("last: File too large. What was saved before stays" in line for line in said)
+    assert all("last: File too large. Earlier checkpoints are kept" in line for line in said)
     assert sorted(path.name for path in (tmp_path / "last").iterdir()) == ["1", "4"]

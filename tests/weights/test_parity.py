@@ -66,9 +66,9 @@ def test_the_page_says_which_cases_were_run(parity):
     rows = json.loads((FOLDER / "results" / "parity.json").read_text())
     page = parity.report(rows)
     assert (FOLDER / "results" / "README.md").read_text() == page
-    assert f"{len(rows)} of the {len(rows)} cases that were run are within the bars" in page
+    assert f"{len(rows)} of the {len(rows)} cases that were run agree within the tolerances" in page
     missing = [name for name in parity.CASES if name not in rows]
-    assert f"has {len(parity.CASES)}; not run: {', '.join(missing) or 'none'}." in page
+    assert f"lists {len(parity.CASES)} cases; not run: {', '.join(missing) or 'none'}." in page
     assert "every case of ``cases.py``" not in parity.__doc__
 
 

@@ -1,1 +1,1 @@
-"""Programs for chips that are not there: compiled for described TPUs and GPUs, and what their text says."""
+"""Programs for absent chips: compiled for described TPUs and GPUs, and analyzed by their text."""

@@ -1,7 +1,7 @@
 """Floating-point operations of convolutions and matrix products in a compiled program's text.
 
-Two for each multiply-add with an element that exists: what padding and dilation put in is not counted, so the gradient
-of a strided convolution, which a program may write as a dilated one, costs what the convolution does.
+Two for each multiply-add with an existing element: padding and dilation are not counted, so the gradient of a strided
+convolution, which a program may write as a dilated one, costs as much as the convolution.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from resnet_jax.bench.chips.hlo import Array, Computation, Instruction
 
 _LABELS = re.compile(r"dim_labels=([0-9a-z]+)_([0-9a-z]+)->([0-9a-z]+)")
-#: As HLO writes it, and as the configuration of a custom call does.
+#: The notations of HLO and of the configuration of a custom call.
 _CONTRACTED = re.compile(r'lhs_contracting_dims=\{([0-9,]*)\}|"lhs_contracting_dimensions":\[([0-9",]*)\]')
 _WINDOW = re.compile(r"window=\{([^}]*)\}")
 
 
 def operations(computation: Computation, instruction: Instruction) -> int:
-    """Return the operations of a convolution or product; 0 of anything else."""
+    """Return the operations of a convolution or product; 0 for anything else."""
     operands = [computation.by_name[name].results for name in instruction.operands if name in computation.by_name]
     arrays = [results[0] for results in operands if results]
     if len(arrays) < 2 or not instruction.results:
@@ -36,7 +36,7 @@ def _convolution(instruction: Instruction, arrays: Sequence[Array]) -> int:
     if labels is None:
         return 0
     image, kernel, output = arrays[0], arrays[1], instruction.results[0]
-    # cuDNN's gradients carry the window and the labels of the convolution that they are the gradients of
+    # cuDNN's gradients have the window and the labels of the convolution that they are the gradients of
     if "BackwardFilter" in instruction.target:
         image, kernel, output = arrays[0], instruction.results[0], arrays[1]
     elif "BackwardInput" in instruction.target:

@@ -1,9 +1,9 @@
-"""The time below which a program cannot run on a chip: a bound, and no forecast.
+"""A lower bound on the time of a program on a chip, not a forecast.
 
 Kernels run one after another, each for at least the longer of its arithmetic at the chip's peak and its bytes at the
-chip's bandwidth. A collective beside which nothing runs adds its hops, and its bytes over all links of the chip at
-once. What is not in it: units that are not filled (64 channels on a unit of 128 x 128), bytes that a kernel reads
-again, waiting for the slowest chip, and the host.
+chip's bandwidth. A collective with no kernels running alongside adds its hops, and its bytes over all links of the chip
+at once. Not included are partially filled units (64 channels on a unit of 128 x 128), bytes that a kernel reads again,
+waiting for the slowest chip, and the host.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from resnet_jax.bench.chips.collectives import Collective
 from resnet_jax.bench.chips.program import Program
 from resnet_jax.bench.chips.table import Chips
 
-#: Bytes that each device sends, over the bytes of a collective, when (n) take part.
+#: Bytes that each device sends, relative to the bytes of a collective, when (n) take part.
 SENT = {
     "all-reduce": lambda n: 2 * (n - 1) / n,
     "all-gather": lambda n: (n - 1) / n,
@@ -22,18 +22,18 @@ SENT = {
 
 
 def bound(program: Program, chips: Chips, *, images: int, devices: int) -> dict[str, float]:
-    """Return the least seconds of one step and its parts, and the images a second that follow.
+    """Return the minimum seconds of one step and its parts, and the resulting images per second.
 
     Args:
-        program: of one device.
+        program: the program of one device.
         chips: where it runs.
-        images: of a step, on all chips.
-        devices: that the program is for; two a chip where each of its cores is one.
+        images: images per step, on all chips.
+        devices: number of devices that the program is for; two per chip if each of its cores is one.
 
     Returns:
         ``arithmetic``, ``memory`` (if nothing else took time), ``kernels`` (the longer of both, kernel by kernel),
-        ``launches``, ``links`` (bytes of all collectives), ``latency`` (of those beside which nothing runs), ``step``
-        and ``images_per_second``.
+        ``launches``, ``links`` (bytes of all collectives), ``latency`` (of collectives without overlap), ``step`` and
+        ``images_per_second``.
     """
     chip, parts = chips.chip, max(devices // chips.count, 1)
     bandwidth, peak = chip.memory_bandwidth / parts, 1 / parts

@@ -12,24 +12,24 @@ KINDS = (
     *("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all"),
     *("collective-permute", "collective-broadcast"),
 )
-#: What a collective may run beside.
+#: What a collective may overlap with.
 WORK = ("fusion", "convolution", "custom-call", "dot", "while")
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One collective, or one as often as its loop runs.
+    """One collective, or one that its loop runs repeatedly.
 
     Attributes:
         kind: ``all-reduce``, ...
-        name: of the instruction.
-        source: what it comes from, as JAX names it.
-        bytes: of the larger of what it takes and what it gives, on one device.
-        arrays: in how many arrays.
-        group: devices that take part together.
-        times: how often.
-        overlapped: it is started, kernels run, and only then is its end waited for. Of others the device does nothing
-            meanwhile.
+        name: name of the instruction.
+        source: its origin, as JAX names it.
+        bytes: size of the larger of its input and output, on one device.
+        arrays: number of arrays.
+        group: number of devices that take part together.
+        times: how often it runs.
+        overlapped: whether it is started, kernels run, and only then is it waited for. During others the device is
+            idle.
     """
 
     kind: str
@@ -45,9 +45,10 @@ class Collective:
 def collective_in(
     module: Module, computation: Computation, instruction: Instruction
 ) -> tuple[Computation, Instruction] | None:
-    """Return (computation, instruction) of the collective that an instruction makes or starts, itself or in a fusion.
+    """Return (computation, instruction) of the collective that an instruction is or starts, also in a fusion.
 
-    The second half of an asynchronous one makes none, nor does a kernel that sends a part of one while it computes.
+    The second half of an asynchronous collective does not count, nor does a kernel that sends a part of one while it
+    computes.
     """
     if _carries_on(instruction):
         return None
@@ -58,7 +59,7 @@ def collective_in(
 
 
 def read(module: Module, computation: Computation, instruction: Instruction, times: int) -> Collective | None:
-    """Return what collective an instruction is, or starts."""
+    """Return the collective that an instruction is, or starts."""
     found = collective_in(module, computation, instruction)
     if found is None:
         return None
@@ -81,7 +82,7 @@ def read(module: Module, computation: Computation, instruction: Instruction, tim
 
 
 def _carries_on(instruction: Instruction) -> bool:
-    """Whether a fusion goes on with what a TPU's ``async-collective-start`` began, or waits for its end."""
+    """Return whether a fusion continues what a TPU's ``async-collective-start`` began, or waits for its end."""
     names = [name for _, name in instruction.called]
     return instruction.name.startswith("async-collective-done") or any("async_collective_fusion" in it for it in names)
 
@@ -107,7 +108,7 @@ def group_size(attributes: str) -> int:
 
 
 def _overlapped(module: Module, computation: Computation, instruction: Instruction) -> bool:
-    """Whether kernels run between the start of an asynchronous collective and the instruction that waits for it."""
+    """Return whether kernels run between the start of an asynchronous collective and the wait for it."""
     if not asynchronous(instruction):
         return False
     started = {instruction.name}
@@ -126,12 +127,12 @@ def _overlapped(module: Module, computation: Computation, instruction: Instructi
 
 
 def asynchronous(instruction: Instruction) -> bool:
-    """Whether an instruction starts something whose end another waits for."""
+    """Return whether an instruction starts something whose end another waits for."""
     return instruction.op.endswith("-start") or ("async" in instruction.name and "start" in instruction.name)
 
 
 def longest_chain(module: Module, computation: Computation, trips: dict[str, int]) -> int:
-    """Return how many collectives at most have to wait for one another: no schedule can overlap these.
+    """Return the length of the longest chain of collectives that wait for one another, whatever the schedule.
 
     Args:
         module: the program.

@@ -1,4 +1,4 @@
-"""The real train step, or inference, compiled for described chips; in a process that has no other use."""
+"""The real train step, or inference, compiled for described chips; runs in a dedicated process."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ from resnet_jax.training.state import init_state
 from resnet_jax.training.step import make_predict_step, make_train_step
 from resnet_jax.weights.fold import fold_batch_norm, folded_config
 
-#: Of what kind the labels are that a task is for.
+#: The kind of labels that each task needs.
 LABELS = {"multilabel": "multi-label", "regression": "value"}
-#: Classes of a network whose outputs the task counts otherwise than one a class.
+#: Number of classes of a network whose outputs are not one per class.
 OUTPUTS = {"binary": 2, "regression": 1}
-#: Data that runs out of memory says so in these words.
+#: The words of an out-of-memory error.
 TOO_LARGE = ("RESOURCE_EXHAUSTED", "out of memory", "Ran out of memory", "exceeded hbm capacity")
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is to be compiled.
+    """What to compile.
 
     Attributes:
         workload: the network, the batch on all chips together, and how it is computed.
-        chips: as they are written: ``v5e:4x4``.
-        augment: transforms of the training images, as ``data.augment``; those of the device are in the step.
-        task: as the configuration of a run has it.
-        effort: ``low``: the compiler takes what it finds first.
+        chips: as written: ``v5e:4x4``.
+        augment: transforms of the training images, as ``data.augment``; device transforms are part of the step.
+        task: as in the configuration of a run.
+        effort: ``low``: the compiler uses the first program it finds.
     """
 
     workload: Workload
@@ -80,10 +80,10 @@ class Request:
 
 
 def compile_for_chips(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Compile and read a request, which :func:`resnet_jax.bench.chips.plan.plan_chips` describes.
+    """Compile and analyze a request, as described in :func:`resnet_jax.bench.chips.plan.plan_chips`.
 
     Raises:
-        UsageError: choices that do not go together.
+        UsageError: for incompatible choices.
     """
     request = Request.from_dict(raw)
     chips = parse_chips(request.chips)
@@ -179,7 +179,7 @@ def inference(request: Request, placement: Placement) -> tuple[Any, tuple[Any, .
 
 
 def run_of(request: Request) -> tuple[RunConfig, DatasetInfo]:
-    """Return the configuration of a run of a request, and the data that it would have: uint8 images."""
+    """Return the configuration of a run for a request, and the data that it would have: uint8 images."""
     shape, model = request.workload.input_shape, request.workload.model
     kind = request.task.kind or "classification"
     classes = OUTPUTS.get(kind, model.config().num_classes)
@@ -202,7 +202,7 @@ def run_of(request: Request) -> tuple[RunConfig, DatasetInfo]:
 
 
 def batch_of(request: Request, card: DatasetInfo, placement: Placement, *, training: bool) -> dict[str, Any]:
-    """Return the shapes of a batch as the run's feed gives it."""
+    """Return the shapes of a batch as the run's feed provides it."""
     rows = (request.workload.batch,)
     per_label = (len(card.class_names),) if card.label_kind != "class" else ()
     shapes = {
@@ -230,7 +230,7 @@ def _named(arguments: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _memory(chips: Chips, devices: int) -> int:
-    """Return the bytes that one device has; a TPU's compiler has refused by itself what does not fit."""
+    """Return the memory of one device in bytes; a TPU's compiler itself rejects what does not fit."""
     return chips.chip.memory // max(devices // chips.count, 1)
 
 
@@ -239,6 +239,6 @@ def _seconds(cycles: int | None, chips: Chips) -> float | None:
 
 
 def _reason(message: str) -> str:
-    """Return the line of a compiler's refusal that says how much there is and how much was wanted."""
+    """Return the line of a compiler's rejection that says how much memory there is and how much was needed."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return next((line for line in lines if "Used" in line or "exceed" in line), lines[0])[:300]

@@ -1,4 +1,4 @@
-"""Devices that are described and not there, for the compilers in libtpu and in the CUDA plugin."""
+"""Devices that are described instead of present, for the compilers in libtpu and in the CUDA plugin."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from resnet_jax.bench.chips.table import Chips
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.runtime.distribution import install
 
-#: What keeps libtpu from looking for the machine it is on, and the CUDA plugin from asking for a driver.
+#: Prevents libtpu from looking for its machine, and the CUDA plugin from asking for a driver.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "JAX_ENABLE_COMPILATION_CACHE": "false",
@@ -23,14 +23,14 @@ ENVIRONMENT = {
     "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
-#: Of each platform: the packages that bring its compiler, any of which will do, and the extra that installs them.
+#: For each platform: alternative packages that contain its compiler, and the extra that installs them.
 NEEDED = {"tpu": (("libtpu",), "tpu"), "gpu": (("jax_cuda12_plugin", "jax_cuda13_plugin"), "cuda12")}
-#: Where XLA spends less time and memory on what is only to be counted.
+#: Makes XLA spend less time and memory on programs that are only counted.
 LOW_EFFORT = {"exec_time_optimization_effort": -1.0}
 
 
 def missing(platform: str) -> str:
-    """Return what has to be installed to compile for a platform; empty if nothing has to."""
+    """Return what must be installed to compile for a platform; empty if nothing."""
     packages, extra = NEEDED[platform]
     if any(importlib.util.find_spec(package) is not None for package in packages):
         return ""
@@ -42,14 +42,14 @@ def require_compiler(platform: str) -> None:
     """Check that a platform can be compiled for.
 
     Raises:
-        UsageError: with what has to be installed.
+        UsageError: if it cannot; the message says what to install.
     """
     if said := missing(platform):
         raise UsageError(said)
 
 
 def versions(platform: str) -> dict[str, str]:
-    """Return the versions of what compiles."""
+    """Return the versions of the compilers."""
     names = ["jax", "jaxlib"]
     names += ["libtpu"] if platform == "tpu" else ["jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12"]
     found = {}
@@ -65,8 +65,8 @@ def described_devices(chips: Chips) -> list[Any]:
     """Return the devices; call it in a process with :data:`ENVIRONMENT`.
 
     Raises:
-        UsageError: the compiler knows no such arrangement.
-        RunError: the compiler could not be started.
+        UsageError: if the compiler does not know this arrangement.
+        RunError: if the compiler could not be started.
     """
     import jax
     from jax.experimental import topologies

@@ -1,7 +1,7 @@
-"""The text of a compiled program, ``compiled.as_text()``, as computations of instructions; nothing is interpreted.
+"""The text of a compiled program, ``compiled.as_text()``, parsed into computations of instructions, not interpreted.
 
-The text is HLO as XLA prints it on every platform. Of an instruction, name, operation, arrays of the result, operands
-and the computations that it calls are read; the rest is kept as text.
+The text is HLO as XLA prints it on every platform. Of each instruction, the name, operation, result arrays, operands
+and called computations are parsed; the rest is kept as text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from resnet_jax.errors import UsageError
 
-#: Bits of an element. A dtype that is not here, such as ``token``, takes no memory.
+#: Bits of an element. Dtypes that are not listed, such as ``token``, take no memory.
 BITS = {
     **{"pred": 8, "s2": 2, "u2": 2, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "s32": 32, "u32": 32},
     **{"s64": 64, "u64": 64, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "c64": 64, "c128": 128},
@@ -38,10 +38,10 @@ class Array:
     """One array of a result.
 
     Attributes:
-        dtype: as HLO writes it: ``bf16``.
+        dtype: HLO's name: ``bf16``.
         dims: its shape.
-        order: its dimensions from the one whose neighbours lie together in memory outwards.
-        tile: the first tile of its layout; its last dimensions are padded to it. Only a TPU's arrays have one.
+        order: its dimensions from the fastest-varying in memory outwards.
+        tile: the first tile of its layout, to which its last dimensions are padded. Only arrays on a TPU have one.
         space: the memory: 0 is the device's main memory; on a TPU 1 is the memory of the core (VMEM).
 
     >>> array = arrays_of("bf16[128,8,8,3]{0,3,2,1:T(4,128)(2,1)S(1)}")[0]
@@ -57,17 +57,17 @@ class Array:
 
     @property
     def elements(self) -> int:
-        """Elements, without padding."""
+        """Number of elements, without padding."""
         return math.prod(self.dims)
 
     @property
     def unpadded(self) -> int:
-        """Bytes of its elements: what a link carries."""
+        """Size of its elements in bytes: what a link transfers."""
         return -(-self.elements * BITS.get(self.dtype, 0) // 8)
 
     @property
     def bytes(self) -> int:
-        """Bytes in memory: with the padding that the tiles of a TPU bring."""
+        """Size in memory in bytes, including the padding to a TPU's tiles."""
         padded = [self.dims[axis] for axis in self.order] if self.order else list(reversed(self.dims))
         for place, size in enumerate(reversed(self.tile)):
             if place < len(padded):
@@ -82,11 +82,11 @@ class Instruction:
     Attributes:
         name: unique in its computation.
         op: the operation: ``fusion``, ``all-reduce-start``, ...
-        results: the arrays of its result, flat.
+        results: the arrays of its result, flattened.
         operands: names of instructions of the same computation.
         called: (role, name) of computations: ``("calls", "fused_computation.3")``.
-        attributes: all that follows the operands, as it is.
-        literal: what stands in the operands' place in a constant or parameter.
+        attributes: everything after the operands, unchanged.
+        literal: the text in place of the operands in a constant or parameter.
     """
 
     name: str
@@ -99,12 +99,12 @@ class Instruction:
 
     @property
     def kind(self) -> str:
-        """Of a fusion: ``kLoop``, ``kInput``, ``kOutput``, ``kCustom``; else empty."""
+        """For a fusion: ``kLoop``, ``kInput``, ``kOutput``, ``kCustom``; otherwise empty."""
         return self.attribute("kind")
 
     @property
     def target(self) -> str:
-        """Of a custom call: what is called; else empty."""
+        """For a custom call: its target; otherwise empty."""
         return self.attribute("custom_call_target")
 
     def attribute(self, name: str) -> str:
@@ -113,7 +113,7 @@ class Instruction:
         return found[1] if found else ""
 
     def calls(self, *roles: str) -> tuple[str, ...]:
-        """Return the names of the computations called in some roles."""
+        """Return the names of the computations called in certain roles."""
         return tuple(name for role, name in self.called if role in roles)
 
 
@@ -140,7 +140,7 @@ class Computation:
 
     @functools.cached_property
     def root(self) -> Instruction:
-        """What it returns, which is the last one printed."""
+        """The instruction it returns, which is printed last."""
         return self.instructions[-1]
 
     @property
@@ -155,14 +155,14 @@ class Module:
 
     Attributes:
         entry: the computation that is run.
-        computations: all, by name.
+        computations: all computations, by name.
     """
 
     entry: Computation
     computations: dict[str, Computation]
 
     def inside(self, instruction: Instruction) -> Iterator[tuple[Computation, Instruction]]:
-        """Yield the instructions of what a fusion or an asynchronous start computes, and of fusions in it."""
+        """Yield the instructions computed by a fusion or an asynchronous start, including nested fusions."""
         for name in instruction.calls("calls"):
             computation = self.computations[name]
             for each in computation.instructions:
@@ -171,10 +171,10 @@ class Module:
 
 
 def parse(text: str) -> Module:
-    """Read a program.
+    """Parse a program.
 
     Raises:
-        UsageError: this is no compiled program.
+        UsageError: if it is not a compiled program.
     """
     computations: dict[str, Computation] = {}
     entry, name, found, is_entry = None, "", [], False
@@ -192,7 +192,7 @@ def parse(text: str) -> Module:
 
 
 def arrays_of(text: str) -> tuple[Array, ...]:
-    """Return the arrays of a type, flat: ``(f32[16]{0}, bf16[8,16]{1,0})``."""
+    """Return the arrays of a type, flattened: ``(f32[16]{0}, bf16[8,16]{1,0})``."""
     return tuple(_array(match) for match in _ARRAY.finditer(text))
 
 

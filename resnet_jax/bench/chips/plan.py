@@ -1,4 +1,4 @@
-"""Plans for chips that one does not have: the step compiled for them in a process of its own, and what follows."""
+"""Plans for chips that are not at hand: the step compiled for them in a separate process, and conclusions from it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from resnet_jax.bench.chips.table import GIB, TAKEN_OF_A_GPU, parse_chips
 from resnet_jax.training.placement import fsdp_size
 
 NOTE = (
-    "a bound and no forecast: no step of this program is faster on these chips; units that are not filled, bytes read "
+    "a bound, not a forecast: no step of this program is faster on these chips; units that are not filled, bytes read "
     "again, slow chips and the host come on top"
 )
-#: Sides up to which images are cut from padded ones; larger ones are resized on the host.
+#: Side up to which images are cropped from padded ones; larger ones are resized on the host.
 SMALL = 64
-#: Compilations that a search for the largest batch makes at most.
+#: Maximum number of compilations in a search for the largest batch.
 MOST = 12
 
 
 def usual_augment(side: int, dims: int) -> tuple[str, ...]:
-    """Return the transforms that a recipe of images of this size has.
+    """Return the transforms that a recipe for images of this size has.
 
     >>> usual_augment(32, 2), usual_augment(224, 2), usual_augment(64, 3)
     (('random_crop(4)', 'flip'), ('random_resized_crop', 'flip'), ())
@@ -37,18 +37,18 @@ def plan_chips(request: Request, *, text: str | None = None) -> dict[str, Any]:
     """Compile the step of a request for its chips.
 
     Args:
-        request: what, and for what.
-        text: a file for the text of the compiled program.
+        request: what to compile, and for what.
+        text: file for the text of the compiled program.
 
     Returns:
         ``fits``; ``memory`` of one device in bytes (arguments, outputs, aliased, temporaries, code, peak) and what the
-        ``arguments`` hold; ``program``, the figures of :meth:`resnet_jax.bench.chips.program.Program.summary`;
-        ``bound``, seconds as :func:`resnet_jax.bench.chips.bound.bound` has them; ``compiler``, what it says itself;
-        ``versions``. Of a program that the compiler refuses because it does not fit, ``refused`` says why.
+        ``arguments`` contain; ``program``, the figures of :meth:`resnet_jax.bench.chips.program.Program.summary`;
+        ``bound``, in seconds, from :func:`resnet_jax.bench.chips.bound.bound`; ``compiler``, its own report;
+        ``versions``. If the compiler rejects a program because it does not fit, ``refused`` says why.
 
     Raises:
-        UsageError: choices that do not go together, or the compiler for these chips is not installed.
-        RunError: it cannot be compiled.
+        UsageError: for incompatible choices, or if the compiler for these chips is not installed.
+        RunError: if it cannot be compiled.
     """
     chips = parse_chips(request.chips)
     require_compiler(chips.chip.platform)
@@ -80,12 +80,12 @@ def plan_chips(request: Request, *, text: str | None = None) -> dict[str, Any]:
 def largest_batch(
     request: Request, first: dict[str, Any], said: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
-    """Search the largest batch per chip that fits; see :func:`search`.
+    """Search for the largest batch per chip that fits; see :func:`search`.
 
     Args:
-        request: with any batch.
-        first: the plan of it.
-        said: told of each compilation.
+        request: a request with any batch.
+        first: its plan.
+        said: called before each compilation.
     """
     chips = parse_chips(request.chips)
 
@@ -107,21 +107,21 @@ def search(
     unit: int = 1,
     said: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Search the largest batch per chip that fits, by compiling.
+    """Search for the largest batch per chip that fits, by compiling.
 
-    The first guesses go along the line through the memory of two batches; then the distance between what fits and what
+    The first guesses extrapolate linearly from the memory of two batches; then the interval between what fits and what
     does not is halved, down to a multiple of 8 or about a sixteenth.
 
     Args:
         plan_of: batch -> ``fits``, and ``memory`` or ``refused``.
         start: the first batch.
-        memory: bytes of a chip.
-        unit: of which batches are multiples.
-        said: told of each compilation.
+        memory: memory of a chip in bytes.
+        unit: batches are multiples of this.
+        said: called before each compilation.
 
     Returns:
-        ``batch_per_chip`` (0: not even the smallest), ``exact``: whether a batch a step larger was seen not to fit, and
-        ``tried``: fit and peak memory of each batch.
+        ``batch_per_chip`` (0: not even the smallest), ``exact``: whether the next larger batch was tested and does not
+        fit, and ``tried``: fit and peak memory of each batch.
     """
     tried: dict[int, dict[str, Any]] = {}
     batch: int | None = start
@@ -141,7 +141,7 @@ def search(
 
 
 def _step(batch: int, unit: int) -> int:
-    """Return the distance of batches that are worth telling apart: 8, or a power of 2 near a sixteenth.
+    """Return the smallest relevant difference between batches: 8, or a power of 2 near a sixteenth.
 
     >>> _step(20, 1), _step(100, 1), _step(500, 1), _step(500, 3)
     (8, 8, 16, 48)
@@ -153,7 +153,7 @@ def _step(batch: int, unit: int) -> int:
 
 
 def _guess(fitting: list[dict[str, Any]], over: int | None, memory: int, unit: int) -> int | None:
-    """Return the batch to try next: None when the largest is known."""
+    """Return the batch to try next, or None once the largest is known."""
     if not fitting:
         return None if over is None or over <= unit else max(over // 2 // unit * unit, unit)
     last = fitting[-1]["batch_per_chip"]

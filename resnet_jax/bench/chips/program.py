@@ -1,4 +1,4 @@
-"""What a compiled program does, read from its text: kernels, bytes, collectives, convolutions, copies, arithmetic.
+"""What a compiled program does, from its text: kernels, bytes, collectives, convolutions, copies, arithmetic.
 
 >>> from resnet_jax.bench.chips.program import read_program
 >>> import jax, jax.numpy as jnp
@@ -6,7 +6,7 @@
 >>> read_program(compiled.as_text()).operations
 {'f32': 128}
 
-``python -m resnet_jax.bench.chips.program FILE`` prints the same of a text that was kept.
+``python -m resnet_jax.bench.chips.program FILE`` prints the same for a stored text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from resnet_jax.bench.chips.traffic import NOTHING, bytes_moved
 
 Platform: TypeAlias = Literal["tpu", "gpu", "cpu"]
 
-#: Activations of fewer bytes may be copied: it costs less than starting the kernel.
+#: Size in bytes below which copied activations are ignored, because the copy costs less than starting the kernel.
 SMALLEST_COPY = 2**16
 
 
@@ -35,12 +35,12 @@ class Convolution:
     """A convolution or matrix product.
 
     Attributes:
-        name: of the instruction that runs it.
-        target: what computes it: a custom call's target, a TPU's emitter, or how it is fused.
-        source: what it comes from, as JAX names it.
-        on_unit: whether the unit for it does: the MXU of a TPU; cuDNN, cuBLAS or a Triton product on a GPU.
+        name: name of the instruction that runs it.
+        target: what computes it: a custom call's target, a TPU's emitter, or the kind of fusion.
+        source: its origin, as JAX names it.
+        on_unit: whether the dedicated unit computes it: the MXU of a TPU; cuDNN, cuBLAS or a Triton product on a GPU.
         operations: floating-point operations of one run.
-        dtype: of its first operand.
+        dtype: dtype of its first operand.
         times: how often it runs.
     """
 
@@ -55,17 +55,17 @@ class Convolution:
 
 @dataclasses.dataclass(frozen=True)
 class Moved:
-    """An activation that is copied, or put into another order.
+    """An activation that is copied or transposed.
 
     Attributes:
-        name: of the instruction that runs it.
+        name: name of the instruction that runs it.
         what: ``transposed`` or ``copied``.
-        dtype: of its elements.
+        dtype: dtype of its elements.
         dims: its shape.
-        bytes: of what comes out.
-        source: what it comes from, as JAX names it.
-        alone: whether the kernel does only that, or is at least no convolution that reads its input so.
-        times: how often.
+        bytes: size of the result.
+        source: its origin, as JAX names it.
+        alone: whether the kernel does nothing else, or at least is not a convolution that reads its input this way.
+        times: how often it runs.
     """
 
     name: str
@@ -80,11 +80,11 @@ class Moved:
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """What one kernel needs.
+    """The requirements of one kernel.
 
     Attributes:
-        bytes: that it moves.
-        operations: of its convolutions and products by dtype.
+        bytes: bytes that it moves.
+        operations: operations of its convolutions and products by dtype.
         times: how often it runs.
     """
 
@@ -95,23 +95,23 @@ class Kernel:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled program in figures, for one device and one run of it.
+    """A compiled program in figures, for one device and one run.
 
     Attributes:
-        platform: what it is for, as its text shows.
-        kernels: instructions that start work on the device, those of a loop's body as often as it runs.
+        platform: its platform, as its text shows.
+        kernels: number of instructions that start work on the device, those of a loop's body as often as it runs.
         profile: the kernels one by one, without collectives.
         by_op: the same by operation, fusions by their kind: ``fusion:kLoop``.
-        bytes_moved: between the device's main memory and its cores: operands and results of all kernels, with padding.
-            What a cache saves, and what a kernel reads twice, is not in the text.
-        collectives: in order of execution.
+        bytes_moved: bytes moved between the device's main memory and its cores: operands and results of all kernels,
+            with padding. Savings by caches, and repeated reads within a kernel, are not visible in the text.
+        collectives: collectives in order of execution.
         serial_collectives: how many of them wait for one another; see
             :func:`~resnet_jax.bench.chips.collectives.longest_chain`.
-        convolutions: with matrix products.
+        convolutions: convolutions and matrix products.
         moved: activations that are copied or transposed.
         operations: floating-point operations of convolutions and products by dtype.
         loops: how often each loop runs by its name; None: the text does not say, and its body is counted once.
-        estimated_cycles: the compiler's own estimate, where it writes one (TPU), of all kernels after each other.
+        estimated_cycles: the compiler's own estimate, if it writes one (TPU), of all kernels in sequence.
     """
 
     platform: Platform
@@ -129,7 +129,7 @@ class Program:
 
     @property
     def off_unit(self) -> tuple[Convolution, ...]:
-        """Convolutions and products that the unit for them does not compute."""
+        """Convolutions and products that the dedicated unit does not compute."""
         return tuple(each for each in self.convolutions if not each.on_unit)
 
     @property
@@ -138,7 +138,7 @@ class Program:
         return sum(each.times for each in self.collectives if not each.overlapped)
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures as JSON has them; lists of instructions become counts, and what is wrong is named."""
+        """Return the figures as JSON values; lists of instructions become counts, and problems are named."""
         kinds: dict[str, dict[str, int]] = {}
         for each in self.collectives:
             kind = kinds.setdefault(each.kind, {"count": 0, "bytes": 0})
@@ -165,7 +165,7 @@ class Program:
         }
 
     def _grouped(self) -> list[dict[str, Any]]:
-        """Return collectives of the same kind, bytes, group and overlap together, with how often."""
+        """Return collectives with the same kind, bytes, group and overlap combined, with their count."""
         groups: collections.Counter[tuple[str, int, int, bool]] = collections.Counter()
         for each in self.collectives:
             groups[each.kind, each.bytes, each.group, each.overlapped] += each.times
@@ -174,15 +174,15 @@ class Program:
 
 
 def read_program(text: str, *, platform: Platform | None = None, smallest: int = SMALLEST_COPY) -> Program:
-    """Read the text of a compiled program, ``compiled.as_text()``.
+    """Parse the text of a compiled program, ``compiled.as_text()``.
 
     Args:
-        text: of one program.
-        platform: what it is for (default: as the text shows; without custom calls and tiles it is the CPU).
-        smallest: bytes from which on a copied or transposed activation counts.
+        text: text of one program.
+        platform: its platform (default: as the text shows; without custom calls and tiles, the CPU).
+        smallest: size in bytes from which a copied or transposed activation counts.
 
     Raises:
-        UsageError: this is no compiled program.
+        UsageError: if it is not a compiled program.
     """
     module = parse(text)
     platform = platform or _platform(text)
@@ -246,9 +246,9 @@ def _by_dtype(convolutions: Sequence[Convolution], *, runs: bool = False) -> dic
 def scheduled(
     module: Module, computation: Computation, trips_of: dict[str, int], times: int = 1
 ) -> Iterator[tuple[Computation, Instruction, int]]:
-    """Yield what the device is told to do, in order, and how often: loops' bodies and calls in their places.
+    """Yield what the device executes, in order, and how often: loop bodies and calls in place.
 
-    Of a conditional the branch with the most instructions is taken.
+    For a conditional, the branch with the most instructions is used.
     """
     for each in computation.instructions:
         yield computation, each, times
@@ -267,7 +267,7 @@ def scheduled(
 
 
 def trips(module: Module, loop: Instruction) -> int | None:
-    """Return how often a loop runs: as the compiler says, or where it counts from 0 below a constant, that constant."""
+    """Return how often a loop runs: as stated by the compiler, or the constant up to which it counts from 0."""
     if found := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(found[1])
     for name in loop.calls("condition"):
@@ -311,7 +311,7 @@ def _convolutions(
 
 
 def _computed_by(holder: Instruction, each: Instruction, platform: Platform) -> tuple[str, bool]:
-    """Return what computes a convolution or product, and whether that is the unit made for it."""
+    """Return what computes a convolution or product, and whether that is the dedicated unit."""
     if platform == "tpu":
         emitter = re.search(r'"convolution_algorithm_config":\{"emitter":"(\w+)"', holder.attributes)
         if emitter:  # a convolution of each channel by itself has nothing to multiply a matrix with
@@ -327,7 +327,7 @@ def _computed_by(holder: Instruction, each: Instruction, platform: Platform) -> 
 
 
 def _kernels_of(module: Module) -> set[tuple[int, ...]]:
-    """Return the shapes of all arrays of three dimensions and more that the program takes and that are no examples."""
+    """Return the shapes of all arrays with three or more dimensions that the program takes, except examples."""
     return {
         array.dims
         for parameter in module.entry.parameters.values()
@@ -338,14 +338,14 @@ def _kernels_of(module: Module) -> set[tuple[int, ...]]:
 
 
 def _is_kernel(array: Array, kernels: set[tuple[int, ...]]) -> bool:
-    """Whether an array is a convolution's kernel: in another order, cut, one of a stack, or with its groups apart."""
+    """Return whether an array is a convolution's kernel: reordered, cut, one of a stack, or with separate groups."""
     dims = tuple(sorted(size for size in array.dims if size != 1))
     return any(_same_but_one(dims, kernel) or _regrouped(dims, kernel) for kernel in kernels)
 
 
 @functools.cache
 def _regrouped(dims: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
-    """Whether an array has the window and the elements of a kernel, its channels shaped otherwise."""
+    """Return whether an array has the window and the elements of a kernel, with its channels reshaped."""
     window = collections.Counter(size for size in kernel[:-2] if size != 1)
     return bool(window) and math.prod(dims) == math.prod(kernel) and not window - collections.Counter(dims)
 

@@ -17,7 +17,7 @@ def chips_table(result: dict[str, Any]) -> str:
 
 def _lines(result: dict[str, Any]) -> str:
     what = "train step" if result["mode"] == "train" else "inference, batch norm folded"
-    placed = f", the state cut over {result['fsdp_devices'] or 'all'}" if result["placement"] == "fsdp" else ""
+    placed = f", the state sharded over {result['fsdp_devices'] or 'all'}" if result["placement"] == "fsdp" else ""
     lines = [
         f"{result['model']} on {result['chips']} ({result['count']} x {result['device_kind']}): {what}, "
         f"{result['batch_per_chip']} images a chip, {result['image_size']} px, {result['dtype']}{placed}",
@@ -48,7 +48,7 @@ def _lines(result: dict[str, Any]) -> str:
 
 
 def _by_default(peak: int, result: dict[str, Any]) -> str:
-    """Return whether a program fits in what JAX takes of a GPU unless it is told otherwise; nothing of a TPU."""
+    """Return whether a program fits in the GPU memory that JAX takes by default; empty for a TPU."""
     taken = result.get("memory_by_default")
     if taken is None:
         return ""

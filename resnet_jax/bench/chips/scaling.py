@@ -1,10 +1,9 @@
 """From the program of a few chips to bounds for many: what limits a training on 1 to 1,024 chips.
 
-A data-parallel program does the same on each chip however many there are: its kernels and its collectives come from one
-compilation. With more chips the hops change, the shares, what feeds them, and the bytes of what every chip gathers from
-all others. The formula is
-:func:`scale`; what it assumes are the fields of :class:`Assumptions`, each
-with its source or called assumed.
+A data-parallel program does the same on each chip whatever their number: its kernels and collectives come from one
+compilation. With more chips, the hops, the shares, the input pipeline, and the bytes that every chip gathers from all
+others change. The formula is :func:`scale`; its assumptions are the fields of :class:`Assumptions`, each with its
+source or marked as assumed.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from typing import Any
 from resnet_jax.bench.chips.bound import SENT
 from resnet_jax.bench.chips.table import Chips, parse_chips
 
-#: Slices of 1 to 1,024 chips that are as near to squares and cubes as can be; beyond a pod several of them.
+#: Slices of 1 to 1,024 chips that are as close to squares and cubes as possible; beyond a pod, several of them.
 SQUARES = {1: (1, 1), 4: (2, 2), 16: (4, 4), 64: (8, 8), 256: (16, 16)}
 CUBES = {1: (1, 1, 1), 4: (2, 2, 1), 16: (2, 2, 4), 64: (4, 4, 4), 256: (4, 8, 8), 1024: (8, 8, 16)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Up to which batch a way of training an ImageNet ResNet keeps its accuracy.
+    """The batch size up to which a training method for an ImageNet ResNet keeps its accuracy.
 
     Attributes:
-        name: of the way.
-        batch: the largest with the accuracy of a small one.
+        name: name of the method.
+        batch: the largest batch size with the accuracy of a small one.
         source: where that is shown.
     """
 
@@ -44,7 +43,7 @@ RECIPES = (
 )
 
 
-#: Where each of :class:`Assumptions` is from. What nobody publishes begins with "assumed".
+#: Sources of :class:`Assumptions`. Unpublished ones begin with "assumed".
 SOURCES = {
     "examples": "ImageNet-1k's training images, arXiv 1409.0575",
     "epochs": "arXiv 1706.02677, section 5.1",
@@ -63,21 +62,21 @@ SOURCES = {
 
 @dataclasses.dataclass(frozen=True)
 class Assumptions:
-    """What is put in beside the compiled program, each from :data:`SOURCES`; change one to see what it matters.
+    """Inputs besides the compiled program, each from :data:`SOURCES`; change one to see its effect.
 
     Attributes:
-        examples: of a pass.
-        epochs: of a run.
-        image_bytes: of a stored image.
-        chips_of_host: chips that one host feeds.
-        decoded_a_second: images that a virtual core decodes and cuts in a second.
+        examples: examples per pass.
+        epochs: epochs of a run.
+        image_bytes: size of a stored image.
+        chips_of_host: chips fed by one host.
+        decoded_a_second: images that a virtual core decodes and crops per second.
         cores_of_host: virtual cores of a host.
-        network: bytes a second into a host.
-        storage: bytes a second that a host writes.
-        checkpoints: of a run.
-        dollars: of a chip an hour.
+        network: bytes per second into a host.
+        storage: bytes per second that a host writes.
+        checkpoints: checkpoints of a run.
+        dollars: price of a chip per hour.
         between_pods: seconds of a collective between pods.
-        pod_network: bytes a second of a chip between pods.
+        pod_network: bytes per second of a chip between pods.
     """
 
     examples: int = 1_281_167
@@ -94,29 +93,30 @@ class Assumptions:
     pod_network: float = 6.4e12 / 8 / 256
 
     def table(self) -> str:
-        """Return each with where it is from."""
+        """Return each with its source."""
         return "\n".join(f"  {name:<18}{value:>16,.10g}  {SOURCES[name]}" for name, value in vars(self).items())
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A training on so many chips; every time is a bound from below, so every rate and cost is the best case.
+    """A training on this many chips; every time is a lower bound, so every rate and cost is the best case.
 
     Attributes:
-        chips: how many.
-        batch: images of a step.
-        kernels: seconds of a step in kernels.
+        chips: number of chips.
+        batch: images per step.
+        kernels: seconds of a step spent in kernels.
         waits: seconds of a step in which chips wait for one another's numbers.
         links: seconds of a step in which bytes are sent and nothing else is done.
-        step: seconds of one.
-        images_a_second: on all chips.
-        efficiency: the rate over that of as many chips by themselves.
-        decode_share: cores' time that decoding needs over what there is; above 1 the hosts are too slow for the bound.
-        network_share: the same of the network that brings stored images.
-        checkpoint_share: of the run, spent writing where writing stops the training.
-        recipe: the plainest way of training that keeps its accuracy at this batch; empty if none is known.
-        hours: of a run at best.
-        dollars: of a run at best.
+        step: seconds of a step.
+        images_a_second: throughput on all chips.
+        efficiency: throughput relative to that of the same number of independent chips.
+        decode_share: core time needed for decoding relative to what is available; above 1 the hosts are too slow for
+            the bound.
+        network_share: the same for the network that delivers stored images.
+        checkpoint_share: fraction of the run spent writing checkpoints, if writing stops the training.
+        recipe: the simplest training method that keeps its accuracy at this batch size; empty if none is known.
+        hours: duration of a run at best.
+        dollars: cost of a run at best.
     """
 
     chips: int
@@ -136,7 +136,7 @@ class Point:
 
 
 def slice_of(name: str, chips: int) -> tuple[Chips, int]:
-    """Return the slice that so many chips make, and how many of it there are: beyond a pod several.
+    """Return the slice for this many chips, and the number of slices: beyond a pod several.
 
     >>> [(found.text, pods) for found, pods in (slice_of("v5e", 64), slice_of("v5e", 1024), slice_of("v4", 1024))]
     [('v5e:8x8', 1), ('v5e:16x16', 4), ('v4:8x8x16', 1)]
@@ -152,11 +152,11 @@ def scale(record: Mapping[str, Any], chips: int, assumed: Assumptions | None = N
     """Return the bound of a training on some chips, from the plan of a slice of at least four.
 
     Args:
-        record: of a plan with the state whole on each chip, as ``--measure`` of experiments/scaling.py keeps it:
+        record: a plan with the state replicated on each chip, as stored by ``--measure`` of experiments/scaling.py:
             ``chips``, ``batch_per_chip``, ``bound.kernels``, ``collectives`` (kind, bytes, group, times, overlapped)
             and ``state_bytes``.
-        chips: how many.
-        assumed: what the program does not say.
+        chips: number of chips.
+        assumed: what the program does not contain.
     """
     assumed = assumed or Assumptions()
     name = record["chips"].partition(":")[0]
@@ -201,5 +201,5 @@ def scale(record: Mapping[str, Any], chips: int, assumed: Assumptions | None = N
 
 
 def most_chips(record: Mapping[str, Any], recipe: Recipe) -> int:
-    """Return beyond how many chips a recipe's batch is too small to give each what the record gives."""
+    """Return the number of chips beyond which a recipe's batch is too small to give each as much as in the record."""
     return recipe.batch // record["batch_per_chip"]

@@ -1,6 +1,6 @@
 """Accelerators by name: memory, bandwidth, arithmetic, links and latency, each figure with its source.
 
-Peaks are the makers', dense; GB are 10^9 bytes. What the makers do not publish is an assumption, and called one in
+Peaks are the vendors' figures for dense arithmetic; GB means 10^9 bytes. Unpublished figures are assumptions, listed in
 :attr:`Chip.assumptions`.
 """
 
@@ -14,7 +14,7 @@ from typing import Literal
 from resnet_jax.errors import UsageError, either
 
 GIB = 2**30
-#: Of a GPU's memory, what JAX takes when it starts and lives in, unless XLA_CLIENT_MEM_FRACTION says otherwise
+#: Share of a GPU's memory that JAX preallocates, unless XLA_CLIENT_MEM_FRACTION says otherwise
 #: (docs.jax.dev/en/latest/201/gpu-memory.html).
 TAKEN_OF_A_GPU = 0.75
 
@@ -24,23 +24,23 @@ class Chip:
     """One chip.
 
     Attributes:
-        name: as it is asked for.
+        name: name to request it by.
         platform: ``tpu`` or ``gpu``.
-        memory: bytes of its main memory.
-        memory_bandwidth: bytes a second between it and the cores.
-        peak: floating-point operations a second by dtype of the operands, without sparsity.
-        link: bytes a second over one link in one direction. A GPU's links are taken as one, to the switch.
-        axes: dimensions of the network that a TPU's links make.
-        between_hosts: bytes a second in one direction from a chip to those of other hosts; None: by the same links.
-        of_host: chips of one host.
-        most: chips that one job can have, connected by these links.
-        hop_seconds: what a message takes at least from chip to chip.
-        collective_seconds: what a collective takes at least beside its hops.
-        launch_seconds: between the end of a kernel and the beginning of the next.
-        clock: cycles a second, for the compiler's own estimates; None: not known.
-        target: of a GPU, what the compiler has to know of it.
-        sources: where the figures are from.
-        assumptions: which of them nobody publishes.
+        memory: size of its main memory in bytes.
+        memory_bandwidth: bytes per second between it and the cores.
+        peak: floating-point operations per second by dtype of the operands, without sparsity.
+        link: bytes per second over one link in one direction. A GPU's links count as one, to the switch.
+        axes: dimensions of the network formed by a TPU's links.
+        between_hosts: bytes per second in one direction from a chip to those of other hosts; None: by the same links.
+        of_host: chips per host.
+        most: maximum number of chips of a job that are connected by these links.
+        hop_seconds: minimum latency of a message from chip to chip.
+        collective_seconds: minimum time of a collective besides its hops.
+        launch_seconds: time between the end of a kernel and the start of the next.
+        clock: cycles per second, for the compiler's own estimates; None: unknown.
+        target: for a GPU, what the compiler needs to know about it.
+        sources: sources of the figures.
+        assumptions: figures that nobody publishes.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Chip:
     assumptions: tuple[str, ...]
 
     def operations_a_second(self, dtype: str) -> float:
-        """Return the peak for operands of a dtype as HLO writes it; of one that has none, that of ``f32``."""
+        """Return the peak for operands of a dtype in HLO's spelling; for a dtype without one, that of ``f32``."""
         return self.peak.get(dtype, self.peak["f32"])
 
 
@@ -171,11 +171,11 @@ CHIPS: dict[str, Chip] = {
 
 @dataclasses.dataclass(frozen=True)
 class Chips:
-    """So many chips of a kind, and how they are connected.
+    """A number of chips of one kind, and how they are connected.
 
     Attributes:
         chip: the kind.
-        shape: of a TPU the sides of the slice; of GPUs (hosts, GPUs of each).
+        shape: for TPUs the sides of the slice; for GPUs (hosts, GPUs per host).
 
     >>> chips = parse_chips("v5e:4x4")
     >>> chips.count, chips.text, chips.hops(16), chips.bandwidth(16) / 1e9
@@ -189,20 +189,20 @@ class Chips:
 
     @property
     def count(self) -> int:
-        """Chips."""
+        """Number of chips."""
         return math.prod(self.shape)
 
     @property
     def text(self) -> str:
-        """As they are asked for."""
+        """The text to request them by."""
         if self.chip.platform == "gpu":
             return self.chip.name if self.count == 1 else f"{self.chip.name}:{self.count}"
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
     def hops(self, group: int) -> int:
-        """Return from how many chips away a chip of so many that take part must hear at least.
+        """Return the minimum distance in chips from which a chip must receive data, given how many take part.
 
-        A side of 16 of a slice of v5e or v6e, and one that 4 divides of the others, is closed to a ring.
+        A side of 16 of a slice of v5e or v6e, and a side divisible by 4 of the others, is closed to a ring.
         """
         if group <= 1:
             return 0
@@ -214,7 +214,7 @@ class Chips:
         return sum(side // 2 if side % closed == 0 else side - 1 for side in self.shape)
 
     def bandwidth(self, group: int) -> float:
-        """Return the bytes a second that a chip can send to those that take part, over all its links together."""
+        """Return the bytes per second that a chip can send to the participants, over all its links together."""
         if self.chip.platform == "gpu":
             inside = self.chip.between_hosts is None or group <= self.chip.of_host
             return self.chip.link if inside else self.chip.between_hosts or self.chip.link
@@ -222,7 +222,7 @@ class Chips:
 
 
 def _within(far: int, axes: int) -> int:
-    """Return how many chips of a grid without an end are at most so many links from one, with it.
+    """Return how many chips of an infinite grid are within this many links of one, including it.
 
     >>> [_within(far, 2) for far in range(4)], [_within(far, 3) for far in range(4)]
     ([1, 5, 13, 25], [1, 7, 25, 63])
@@ -233,10 +233,10 @@ def _within(far: int, axes: int) -> int:
 
 
 def parse_chips(text: str) -> Chips:
-    """Read ``v5e:4x4``, ``v4:2x2x1``, ``h100`` or ``h100:8``.
+    """Parse ``v5e:4x4``, ``v4:2x2x1``, ``h100`` or ``h100:8``.
 
     Raises:
-        UsageError: no such chip, or no such number or arrangement of them.
+        UsageError: if there is no such chip, or no such number or arrangement of them.
     """
     name, colon, rest = text.strip().lower().partition(":")
     if name not in CHIPS:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from resnet_jax.bench.chips.hlo import Array, Computation, Instruction, Module
 
-#: These read of their first operand only what they give.
+#: These read only what they return of their first operand.
 PARTS = ("dynamic-slice", "gather", "slice")
-#: These give each element of their operand, perhaps in another dtype or shape: what is sliced of it is sliced of that.
+#: These return each element of their operand, perhaps in another dtype or shape: slicing their result slices the
+#: operand.
 SAME_ELEMENTS = ("convert", "bitcast")
-#: These hold other computations, or are names for what is there.
+#: These contain other computations, or are names for existing values.
 NOTHING = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier", "add-dependency"),
     *("while", "conditional", "call", "async-update"),
@@ -20,8 +21,8 @@ NOTHING = (
 def bytes_moved(module: Module, computation: Computation, instruction: Instruction) -> int:
     """Return the bytes that one run of an instruction reads from and writes to main memory, with padding.
 
-    An operand of which only a part is sliced counts as that part, and a result that replaces a part of an operand in
-    its place as the part. What is given twice counts once. The first half of an asynchronous pair reads, the second
+    If only a part of an operand is sliced, only that part counts, and likewise for a result that replaces a part of an
+    operand in place. An operand given twice counts once. The first half of an asynchronous pair reads, the second
     writes.
     """
     if instruction.op in NOTHING:
@@ -46,7 +47,7 @@ def bytes_moved(module: Module, computation: Computation, instruction: Instructi
 
 
 def _read_by(module: Module, computation: Computation, instruction: Instruction) -> int:
-    """Return the bytes of its operands that an instruction reads, or the computation that it calls."""
+    """Return the bytes of its operands that an instruction, or the computation it calls, reads."""
     read: dict[str, int] = {}
     called = instruction.calls("calls")
     for number, name in enumerate(instruction.operands):
@@ -89,7 +90,7 @@ def _read_of(module: Module, computation: Computation, value: Instruction, whole
 
 
 def _written(computation: Computation, results: Sequence[Array]) -> int:
-    """Return the bytes that a fusion writes: of a part replaced in its place only those of the part."""
+    """Return the bytes that a fusion writes; for a part replaced in place, only those of the part."""
     root = computation.root
     roots = [computation.by_name[name] for name in root.operands] if root.op == "tuple" else [root]
     if len(roots) != len(results):
@@ -105,7 +106,7 @@ def _written(computation: Computation, results: Sequence[Array]) -> int:
 
 
 def _is_given(computation: Computation, name: str) -> bool:
-    """Whether a value is a parameter: what replaces a part of another must write all of it first."""
+    """Return whether a value is a parameter; otherwise, replacing a part of it requires writing all of it first."""
     return _behind_bitcasts(computation, computation.by_name[name]).op == "parameter"
 
 

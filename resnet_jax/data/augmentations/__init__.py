@@ -1,4 +1,4 @@
-"""The transforms of this package, by their names; JAX is imported when one is applied.
+"""The transforms of this package by name; JAX is imported when one is applied.
 
 =========================================  =============================================================================
 file                                       transforms

@@ -1,4 +1,4 @@
-"""A random affine map: turn, shift, enlargement and shear at once."""
+"""A random affine transform: rotation, translation, scaling and shear at once."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class RandomAffine(ForExample):
     """Random rotation, translation, scale and shear about the center, in one step: torchvision's RandomAffine.
 
     Attributes:
-        degrees: the turn is uniform in -degrees .. degrees.
-        translate: largest shift, a share of the side, to whole pixels.
-        low: least enlargement.
-        high: largest.
+        degrees: the rotation is uniform in -degrees .. degrees.
+        translate: largest translation as a fraction of the side, rounded to whole pixels.
+        low: smallest scale factor.
+        high: largest scale factor.
         shear: the shear along x is uniform in -shear .. shear degrees.
-        probability: of an image to be moved.
-        interpolation: nearest, or bilinear; masks take the nearest pixel.
-        fill: seen beyond the border: a number, or one a channel.
+        probability: probability that an image is transformed.
+        interpolation: nearest, or bilinear; masks use the nearest pixel.
+        fill: value beyond the border: a number, or one per channel.
     """
 
     degrees: NotNegative = 0.0
@@ -51,7 +51,7 @@ class RandomAffine(ForExample):
             raise UsageError(f"random_affine: shear must be below 90 degrees, got {self.shear:g}")
 
     def one(self, xp: Any, fields: dict[str, Array], words: Array, spec: Spec) -> dict[str, Array]:
-        """Move one image, its masks and its boxes."""
+        """Transform one image, its masks and its boxes."""
         height, width = fields["image"].shape[:2]
         right, down = (
             xp.round((2 * unit(xp, word) - 1) * xp.float32(self.translate * side))

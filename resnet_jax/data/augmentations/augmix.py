@@ -1,4 +1,4 @@
-"""AugMix: several chains of operations on an image, and a random average of what they make of it and of the image."""
+"""AugMix: several chains of operations on an image, randomly averaged with each other and the image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resnet_jax.errors import UsageError
 from resnet_jax.fields import AtLeast1
 
 Array = Any
-#: Levels of the magnitudes, and operations of a chain at most.
+#: Levels of the magnitudes, and the maximum number of operations in a chain.
 BINS, DEPTH = 10, 3
 
 
@@ -27,12 +27,12 @@ BINS, DEPTH = 10, 3
 class AugMix(Policy):
     """Chains of one to three operations, averaged with the image: D. Hendrycks et al., AugMix (ICLR 2020).
 
-    The operations are those of torchvision. Shares are uniform, the paper's alpha of 1. Its loss on three versions of
-    an image is not here. Images of masks or boxes are not mixed.
+    The operations are those of torchvision. Mixing weights are uniform, the paper's alpha of 1. The paper's loss on
+    three versions of an image is not implemented. Images with masks or boxes are not supported.
 
     Attributes:
-        severity: magnitudes are drawn of the least so many of 10.
-        width: chains.
+        severity: magnitudes are drawn from this many of the lowest of 10 levels.
+        width: number of chains.
     """
 
     severity: Annotated[int, Interval(ge=1, le=10)] = 3
@@ -41,16 +41,16 @@ class AugMix(Policy):
 
     @property
     def count(self) -> int:
-        """How many layers a chain has at most."""
+        """The maximum number of layers in a chain."""
         return DEPTH
 
     def layers(self, height: int, width: int) -> list[Layer]:
-        """Return the layers of a chain, all alike."""
+        """Return the layers of a chain, which are all alike."""
         table = {name: values[: self.severity] for name, values in augmix_magnitudes(BINS, height, width).items()}
         return [layer_of([(name, 1.0) for name in table], list(table.values()))] * DEPTH
 
     def word_count(self) -> int:
-        """Return how many random words an example takes."""
+        """Return how many random words an example uses."""
         return 1 + self.width * (2 + DEPTH * WORDS)
 
     def one(self, xp: Any, fields: dict[str, Array], words: Array, spec: Spec) -> dict[str, Array]:
@@ -92,7 +92,7 @@ class AugMix(Policy):
 
 
 def augmix_magnitudes(bins: int, height: int, width: int) -> dict[str, np.ndarray]:
-    """Return the magnitudes (bins, 2) of torchvision's AugMix, of every operation in its order."""
+    """Return the magnitudes (bins, 2) of torchvision's AugMix, for every operation in its order."""
     table = rand_magnitudes(bins, height, width)
     bits = 4 - np.round(np.arange(bins) / ((bins - 1) / 4))
     first = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate", "posterize", "solarize", "autocontrast")

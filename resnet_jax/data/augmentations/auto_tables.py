@@ -1,7 +1,7 @@
 """The learned policies of AutoAugment: E. D. Cubuk et al., AutoAugment (CVPR 2019, arXiv 1805.09501), appendix.
 
-A line is a sub-policy: two operations, each with its probability and the place of its magnitude, 0 to 9, in its range;
-``-`` where there is none. Names are those of this package; Color is ``saturation``.
+Each line is a sub-policy: two operations, each with its probability and the index of its magnitude, 0 to 9, in its
+range; ``-`` if it has none. Names are those of this package; Color is ``saturation``.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ _TABLES: dict[PolicyName, str] = {"cifar10": CIFAR10, "imagenet": IMAGENET, "svh
 
 
 def sub_policies(name: PolicyName) -> list[list[tuple[str, float, int]]]:
-    """Return the 25 sub-policies: operation, probability, and place of the magnitude, 0 where there is none.
+    """Return the 25 sub-policies: operation, probability, and index of the magnitude, 0 if there is none.
 
     >>> sub_policies("cifar10")[0]
     [('invert', 0.1, 0), ('contrast', 0.2, 6)]

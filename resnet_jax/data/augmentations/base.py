@@ -1,7 +1,7 @@
-"""What most transforms are made of: one definition for an example, done on the host or on the device.
+"""The base of most transforms: one definition for an example, executed on the host or on the device.
 
-The definition takes the array module ``xp`` and random words of 32 bits, so that host and device differ in where the
-words come from and in nothing else: Philox at (seed, epoch, index) there, the run's key folded with both here.
+The definition takes the array module ``xp`` and random 32-bit words, so that host and device differ only in where the
+words come from: Philox at (seed, epoch, index) on the host, the run's key folded with both on the device.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Where = Literal["device", "host"]
 
 @dataclass(frozen=True)
 class ForExample:
-    """A transform that says what is done to one example, and can be done in either place.
+    """A transform defined for one example, which can run in either place.
 
     Attributes:
         where: on the ``device``, within the compiled step, or on the ``host``, in the threads that make batches.
@@ -36,35 +36,35 @@ class ForExample:
     #: Arguments that may be traced scalars on the device, so that the members of a population can differ in them.
     carried: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = ""
-    #: Whether images have to be of 8 bits.
+    #: Whether images must be 8-bit.
     bytes_only: ClassVar[bool] = False
-    #: Whether it looks at colours, which are of 1 channel (grey) or 3.
+    #: Whether it uses colors, so that images must have 1 channel (gray) or 3.
     coloured: ClassVar[bool] = False
-    #: Axes of the inputs that it takes, channels among them; empty: any.
+    #: Number of axes of its inputs, including channels; empty for any.
     ranks: ClassVar[tuple[int, ...]] = (3,)
-    #: Random words that an example takes.
+    #: Random words that an example uses.
     words: ClassVar[int] = 1
 
     def word_count(self) -> int:
-        """Return how many random words an example takes."""
+        """Return how many random words an example uses."""
         return self.words
 
     def one(self, xp: Any, fields: dict[str, Array], words: Array, spec: Spec) -> dict[str, Array]:
-        """Return one example transformed.
+        """Return one transformed example.
 
         Args:
             xp: numpy or jax.numpy.
             fields: the image, and what moves with it.
             words: uint32 (word_count,).
-            spec: what the fields are.
+            spec: the meaning of the fields.
         """
         raise NotImplementedError
 
     def check(self, image: Array) -> None:
-        """Look at an example's image, or its shape and dtype.
+        """Check an example's image, or its shape and dtype.
 
         Raises:
-            UsageError: it is not what this takes.
+            UsageError: if this transform does not support it.
         """
         if self.ranks and image.ndim not in self.ranks:
             kinds = {2: "signals (length, channels)", 3: "images (height, width, channels)", 4: "volumes (d, h, w, c)"}
@@ -100,7 +100,7 @@ class ForExample:
 
 
 def unit(xp: Any, word: Array) -> Array:
-    """Return a float32 in [0, 1) of a word, exact.
+    """Return a float32 in [0, 1) from a word, exactly.
 
     >>> float(unit(np, np.uint32(2**31)))
     0.5
@@ -109,7 +109,7 @@ def unit(xp: Any, word: Array) -> Array:
 
 
 def below(xp: Any, word: Array, count: int) -> Array:
-    """Return a whole number of 0 .. count - 1 of the upper 16 bits of a word; count is at most 65,536.
+    """Return an integer in 0 .. count - 1 from the upper 16 bits of a word; count is at most 65,536.
 
     >>> int(below(np, np.uint32(2**32 - 1), 5)), int(below(np, np.uint32(0), 5))
     (4, 0)
@@ -118,14 +118,14 @@ def below(xp: Any, word: Array, count: int) -> Array:
 
 
 def between(xp: Any, word: Array, low: float, high: float) -> Array:
-    """Return a float32 uniform in [low, high); low where both are equal."""
+    """Return a float32 uniform in [low, high); low if both are equal."""
     return xp.float32(low) + xp.float32(high - low) * unit(xp, word)
 
 
 def with_chance(
     xp: Any, word: Array, probability: float, fields: Fields, change: Callable[[dict[str, Array]], dict[str, Array]]
 ) -> dict[str, Array]:
-    """Return the fields changed with a probability, else as they are; the host computes only what it takes."""
+    """Return the fields changed with a probability, otherwise unchanged; the host computes only what it needs."""
     if is_known(probability) and probability >= 1:
         return change(dict(fields))
     return changed_where(xp, unit(xp, word) < xp.float32(probability), fields, change)
@@ -141,10 +141,10 @@ def changed_where(
 
 
 def require_images(name: str, batch: dict[str, Any]) -> None:
-    """Refuse a batch of inputs that are no images.
+    """Reject a batch of inputs that are not images.
 
     Raises:
-        UsageError: signals, or volumes.
+        UsageError: for signals or volumes.
     """
     if batch["image"].ndim != 4:
         raise UsageError(

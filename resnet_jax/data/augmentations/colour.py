@@ -1,4 +1,4 @@
-"""Colour jitter, and blur."""
+"""Color jitter, and blur."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class ColourJitter(ForExample):
 
     Attributes:
         brightness: the factor is uniform in 1 - b .. 1 + b, at least 0.
-        contrast: alike.
-        saturation: alike.
-        hue: the turn is uniform in -hue .. hue, of the circle; at most 0.5.
-        probability: of an image to be changed.
+        contrast: likewise.
+        saturation: likewise.
+        hue: the rotation is uniform in -hue .. hue, as a fraction of the circle; at most 0.5.
+        probability: probability that an image is changed.
     """
 
     brightness: NotNegative = 0.0
@@ -49,7 +49,7 @@ class ColourJitter(ForExample):
             raise UsageError("colour_jitter: give brightness, contrast, saturation or hue, such as 0.4")
 
     def ranges(self, xp: Any = np) -> dict[str, tuple[Array, Array]]:
-        """Return the operations that are asked for, and the magnitudes of each."""
+        """Return the requested operations, and the magnitudes of each."""
         amounts = {"brightness": self.brightness, "contrast": self.contrast, "saturation": self.saturation}
         factors = {
             name: (max(0.0, 1 - amount) if is_known(amount) else xp.maximum(0.0, 1 - amount), 1 + amount)
@@ -59,7 +59,7 @@ class ColourJitter(ForExample):
         return factors | ({"hue": (-self.hue, self.hue)} if is_on(self.hue) else {})
 
     def one(self, xp: Any, fields: dict[str, Array], words: Array, spec: Spec) -> dict[str, Array]:
-        """Change the colours of one image."""
+        """Change the colors of one image."""
         ranges = self.ranges(xp)
         rows = tuple(OPERATIONS[name] for name in ranges)
         magnitudes = xp.stack([between(xp, words[1 + i], *limits) for i, limits in enumerate(ranges.values())])
@@ -80,10 +80,10 @@ class GaussianBlur(ForExample):
     """Gaussian blur of random width: torchvision's GaussianBlur (SimCLR: 23 for 224 pixels, 0.1 to 2, probability 0.5).
 
     Attributes:
-        size: of the kernel, pixels, odd.
-        low: least standard deviation, pixels.
-        high: largest.
-        probability: of an image to be blurred.
+        size: side of the kernel in pixels, odd.
+        low: smallest standard deviation in pixels.
+        high: largest standard deviation.
+        probability: probability that an image is blurred.
     """
 
     size: int

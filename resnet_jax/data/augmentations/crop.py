@@ -1,4 +1,4 @@
-"""Random crops: of a random part of an image, or of a padded input back to its size."""
+"""Random crops: a random part of an image, or a padded input cropped back to its size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from resnet_jax.fields import AtLeast1
 
 Array = Any
 Border = Literal["zeros", "reflect"]
-#: Random bits of one offset: a window of n positions is uniform to within n / 2^16.
+#: Random bits per offset: a window of n positions is uniform to within n / 2^16.
 FIELD_BITS = 16
 
 
@@ -25,13 +25,13 @@ FIELD_BITS = 16
 class RandomResizedCrop:
     """Crops a random part of 8 to 100 % of the image's area and resizes it to data.image_size (ImageNet).
 
-    What it does is :class:`resnet_jax.data.transform.Geometry`'s, for evaluation goes with it.
+    It is implemented by :class:`resnet_jax.data.transform.Geometry`, because evaluation depends on it.
     """
 
     where: ClassVar = "host"
 
     def apply(self, example: Example, rng: Any, spec: Spec, /) -> Example:
-        """Not called: the geometry does it."""
+        """Not called: the geometry implements it."""
         raise NotImplementedError
 
 
@@ -40,13 +40,13 @@ class RandomResizedCrop:
 class RandomCrop(ForExample):
     """Pads each side with zeros and crops back to size at random (CIFAR: 4); also for signals and volumes.
 
-    Zero is black, before normalization, as in torchvision's ``RandomCrop(32, padding=4)``; of a mask it is background,
-    but ``segmentation`` gets 255, which is no class. With ``border`` reflect inputs and masks are mirrored at
-    their border instead.
+    Zero is black, before normalization, as in torchvision's ``RandomCrop(32, padding=4)``; in a mask it is background,
+    except that ``segmentation`` is padded with 255, which is no class. With ``border`` reflect, inputs and masks are
+    mirrored at their border instead.
 
     Attributes:
-        pad: pixels a side.
-        border: what is added: zeros, or reflect.
+        pad: pixels per side.
+        border: the padding: zeros, or reflect.
     """
 
     pad: AtLeast1
@@ -61,7 +61,7 @@ class RandomCrop(ForExample):
             raise UsageError(f"pad {self.pad} must be at least 0 and below {2 ** (FIELD_BITS - 1)} pixels")
 
     def one(self, xp: Any, fields: dict[str, Array], words: Array, spec: Spec) -> dict[str, Array]:
-        """Crop an input, its masks and its boxes at one place."""
+        """Crop an input, its masks and its boxes at the same position."""
         pad, shape = self.pad, fields["image"].shape
         if self.border == "reflect" and pad >= min(shape[:-1]):
             raise UsageError(f"random_crop: {pad} pixels cannot be reflected of inputs whose sides are {shape[:-1]}")
@@ -101,7 +101,7 @@ def _part(xp: Any, frame: Array, starts: list[Array], shape: tuple[int, ...]) ->
 
 
 def sliced(frame: Array, starts: list[Array], shape: tuple[int, ...]) -> Array:
-    """Return the part of a frame that begins at some place of its first dimensions; a TPU loops over a batch of it."""
+    """Return the part of a frame that starts at a position of its first dimensions; a TPU loops over a batch of it."""
     import jax
     import jax.numpy as jnp
 
@@ -110,7 +110,7 @@ def sliced(frame: Array, starts: list[Array], shape: tuple[int, ...]) -> Array:
 
 
 def shifted(frame: Array, starts: list[Array], shape: tuple[int, ...]) -> Array:
-    """Return what :func:`sliced` does, by moving the frame by each power of two that is in the place, or not."""
+    """Return the result of :func:`sliced`, by conditionally shifting the frame by each power of two in the position."""
     import jax
     import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""Parts of images that are taken out: cutout and random erasing."""
+"""Removal of parts of images: cutout and random erasing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Cutout:
     """Sets a square around a random pixel to the mean of the data (CIFAR-10: 16, CIFAR-100: 8).
 
     Attributes:
-        side: pixels.
+        side: side of the square in pixels.
     """
 
     side: AtLeast1
@@ -29,7 +29,7 @@ class Cutout:
     mixes: ClassVar = False
 
     def apply(self, batch: dict[str, Any], keys: Any, spec: Spec, /) -> dict[str, Any]:
-        """Set the squares to 0, what of them is in the image."""
+        """Set the squares to 0, as far as they are in the image."""
         from resnet_jax.data.augment import cut_out
 
         require_images("cutout", batch)
@@ -41,15 +41,16 @@ class Cutout:
 class RandomErasing:
     """Sets a rectangle of random place, area and ratio to the mean, a random color or noise (Zhong et al. 2017).
 
-    Numbers are torchvision's, but for the largest ratio, which is 1 / 0.3 as in timm: ten rectangles are tried, and the
-    first is taken that is smaller than the image. What is erased stays in masks and boxes.
+    The defaults are torchvision's, except for the largest ratio, which is 1 / 0.3 as in timm: ten rectangles are drawn,
+    and the first one smaller than the image is used. Masks and boxes are not changed.
 
     Attributes:
-        probability: of an image to lose one.
-        low: least share of the area.
-        high: largest.
-        ratio: least height / width, or width / height.
-        mode: constant: the mean of the data; random: a colour of N(0, 1), normalized; pixel: such a colour each pixel.
+        probability: probability that an image loses a rectangle.
+        low: smallest fraction of the area.
+        high: largest fraction of the area.
+        ratio: smallest height / width, or width / height.
+        mode: constant: the mean of the data; random: a color from N(0, 1), normalized; pixel: such a color for each
+            pixel.
     """
 
     probability: Share = 0.5
@@ -71,7 +72,7 @@ class RandomErasing:
             raise UsageError("random_erasing: ratio must be above 0")
 
     def apply(self, batch: dict[str, Any], keys: Any, spec: Spec, /) -> dict[str, Any]:
-        """Erase a rectangle of every image that is drawn."""
+        """Erase a rectangle in every selected image."""
         import jax
         import jax.numpy as jnp
 
@@ -93,12 +94,12 @@ class RandomErasing:
         return {**batch, "image": jax.vmap(erased)(batch["image"], keys)}
 
     def rectangle(self, uniform: Any, height: int, width: int) -> Any:
-        """Return the first rectangle that is smaller than the image, bool (height, width); none where none is.
+        """Return the first rectangle that is smaller than the image, bool (height, width); empty if none is.
 
         Args:
             uniform: area, ratio, top and left of each try, (4, tries) in [0, 1).
-            height: of the image.
-            width: of the image.
+            height: height of the image.
+            width: width of the image.
         """
         import jax.numpy as jnp
 

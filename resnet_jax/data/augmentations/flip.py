@@ -1,4 +1,4 @@
-"""Mirrors and quarter turns: nothing is interpolated, and every dtype and rank is taken."""
+"""Mirroring and quarter turns, without interpolation, for every dtype and rank."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Array = Any
 class Flip(ForExample):
     """Horizontal flip with probability 1/2 (signals and volumes: along the last axis before the channels).
 
-    It is no augmentation where the mirror image is of another class: digits, letters, left and right.
+    Do not use it if mirroring changes the class: for digits, letters, left and right.
 
     Attributes:
-        axes: each of these is mirrored with a probability 1/2 of its own, counted from the last before the channels:
+        axes: each of these is mirrored independently with probability 1/2, counted from the last before the channels:
             -1 is the width of an image, -2 its height, -3 the depth of a volume.
     """
 
@@ -53,12 +53,12 @@ class Flip(ForExample):
 class AlternatingFlip:
     """Horizontal flip in every other epoch: half of the images in even epochs, the other half in odd ones.
 
-    So two consecutive epochs show both sides of every image, where :class:`Flip` shows one of them twice half of the
-    time (K. Jordan, arXiv 2404.00498, section 3.6). Which half begins mirrored is told from an image's index in the
-    data set by a hash: it is the same for every seed of a run.
+    Two consecutive epochs thus show both sides of every image, while :class:`Flip` shows one of them twice half of the
+    time (K. Jordan, arXiv 2404.00498, section 3.6). A hash of an image's index in the data set determines which half
+    begins mirrored, independently of the run's seed.
 
     Attributes:
-        salt: another one divides the images otherwise.
+        salt: another value divides the images differently.
     """
 
     salt: AtLeast0 = 0
@@ -83,9 +83,9 @@ class AlternatingFlip:
 
 
 def mirrored_in(index: Array, epoch: Array, salt: int = 0) -> Array:
-    """Return whether the examples at these indices are mirrored in these epochs, booleans of their shape.
+    """Return whether the examples at these indices are mirrored in these epochs, as booleans of the same shape.
 
-    The hash is the last step of MurmurHash3 (A. Appleby, 2011), whose every bit depends on every bit of the index.
+    The hash is the final step of MurmurHash3 (A. Appleby, 2011), every bit of which depends on every bit of the index.
 
     >>> import numpy as np
     >>> [mirrored_in(np.arange(8), np.full(8, epoch)).astype(int).tolist() for epoch in (0, 1)]
@@ -106,7 +106,7 @@ class Rotate90(ForExample):
     """Rotation by 0, 90, 180 or 270 degrees, equally likely, in the plane of two equal sides.
 
     Attributes:
-        axes: the plane; of volumes also (-3, -1) or (-3, -2).
+        axes: the plane; for volumes also (-3, -1) or (-3, -2).
     """
 
     axes: tuple[int, ...] = (-2, -1)
@@ -121,7 +121,7 @@ class Rotate90(ForExample):
             raise UsageError(f"rotate90: axes must be the two of a plane, got {self.axes}")
 
     def one(self, xp: Any, fields: dict[str, Array], words: Array, spec: Spec) -> dict[str, Array]:
-        """Turn an input, its masks and its boxes."""
+        """Rotate an input, its masks and its boxes."""
         sides = fields["image"].shape[:-1]
         _check_sides("rotate90", self.axes, sides)
         if len({sides[axis] for axis in self.axes}) != 1:

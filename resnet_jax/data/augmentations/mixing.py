@@ -1,4 +1,4 @@
-"""Two images in one, and their labels: mixup, cutmix, or either."""
+"""Two images in one, with their labels: mixup, cutmix, or either."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Mixing:
         raise NotImplementedError
 
     def apply(self, batch: dict[str, Any], keys: Any, spec: Spec, /) -> dict[str, Any]:
-        """Mix every two examples that lie together, and their labels."""
+        """Mix every two adjacent examples, and their labels."""
         from resnet_jax.data.mix import Mix as Choice, mix_of
 
         choice = Choice(*self.alphas())
@@ -45,15 +45,15 @@ class Mixup(_Mixing):
     """Weighted average of two images and of their labels (CIFAR: 1, ImageNet: 0.2).
 
     Attributes:
-        alpha: of the Beta(alpha, alpha) that says how much of each.
-        probability: of an image to be mixed.
+        alpha: parameter of the Beta(alpha, alpha) distribution of the weight.
+        probability: probability that an image is mixed.
     """
 
     alpha: Positive
     probability: Share = 1.0
 
     def alphas(self) -> tuple[float, float, float]:
-        """Return mixup's alpha alone."""
+        """Return only mixup's alpha."""
         return self.alpha, 0.0, self.probability
 
 
@@ -63,15 +63,15 @@ class CutMix(_Mixing):
     """Pastes a box of one image into another; labels are mixed by visible area (usual alpha: 1).
 
     Attributes:
-        alpha: of the Beta(alpha, alpha) that says how large.
-        probability: of an image to be mixed.
+        alpha: parameter of the Beta(alpha, alpha) distribution of the box's area.
+        probability: probability that an image is mixed.
     """
 
     alpha: Positive
     probability: Share = 1.0
 
     def alphas(self) -> tuple[float, float, float]:
-        """Return cutmix's alpha alone."""
+        """Return only cutmix's alpha."""
         return 0.0, self.alpha, self.probability
 
 
@@ -83,7 +83,7 @@ class Mix(_Mixing):
     Attributes:
         mixup: alpha of mixup; 0 for none.
         cutmix: alpha of cutmix; 0 for none.
-        probability: of an image to be mixed at all.
+        probability: probability that an image is mixed at all.
     """
 
     carried: ClassVar = ("mixup", "cutmix", "probability")

@@ -1,4 +1,4 @@
-"""Pairs of examples (image, other) that are composed by class: other pairs in every epoch."""
+"""Pairs of examples (image, other) composed by class: new pairs in every epoch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from resnet_jax.errors import UsageError
 class ShufflePartners:
     """Examples of the same class in a batch exchange partners: ``other`` is permuted within each class.
 
-    Only for pairs in which nothing but the class belongs together. An epoch orders the examples anew, so the partners
-    come from all of the class; every ``other`` is seen as often as without.
+    Use it only for pairs in which nothing but the class belongs together. Since every epoch shuffles the examples,
+    partners come from the whole class; every ``other`` is seen as often as without this transform.
     """
 
     where: ClassVar = "device"

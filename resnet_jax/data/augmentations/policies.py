@@ -1,4 +1,4 @@
-"""The policies: RandAugment, TrivialAugment and AutoAugment, with the numbers of torchvision 0.29, or of timm 1.0."""
+"""The policies: RandAugment, TrivialAugment and AutoAugment, with the constants of torchvision 0.29 or timm 1.0."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from resnet_jax.fields import AtLeast1, NotNegative, Share
 
 #: Levels of RandAugment and TrivialAugment in torchvision, and of AutoAugment.
 BINS, AUTO_BINS = 31, 10
-#: Quantiles by which timm's normal level is drawn.
+#: Number of quantiles for timm's normally distributed level.
 QUANTILES = 1024
-#: Translations of the AutoAugment papers: 150 of 331 pixels.
+#: Translations in the AutoAugment papers: 150 of 331 pixels.
 TRANSLATE = 150 / 331
 
 Operations = Literal["torchvision", "timm"]
@@ -30,14 +30,15 @@ class RandAugment(Policy):
     """n random operations from a set, at one magnitude: E. D. Cubuk et al., RandAugment (2019, arXiv 1909.13719).
 
     ``rand_augment(2, 9)`` is torchvision's default. ``rand_augment(2, 9, operations='timm', std=0.5)`` is timm's
-    ``rand-m9-mstd0.5-inc1``, but for the interpolation, which timm draws of bilinear and bicubic, and its grey border.
+    ``rand-m9-mstd0.5-inc1``, except for the interpolation, which timm draws from bilinear and bicubic, and its gray
+    border.
 
     Attributes:
-        n: operations an image.
-        m: their magnitude; of 0 to 30 in torchvision's set, of 0 to 10 in timm's.
-        operations: ``torchvision``: 14, done always; ``timm``: 15 that get stronger with m.
-        std: standard deviation of the magnitude; of timm's set.
-        probability: of an operation of timm's set to be done.
+        n: number of operations per image.
+        m: their magnitude; 0 to 30 in torchvision's set, 0 to 10 in timm's.
+        operations: ``torchvision``: 14 operations, always applied; ``timm``: 15 that increase in strength with m.
+        std: standard deviation of the magnitude, for timm's set.
+        probability: probability that an operation of timm's set is applied.
     """
 
     n: AtLeast1 = 2
@@ -59,11 +60,11 @@ class RandAugment(Policy):
 
     @property
     def count(self) -> int:
-        """How many layers it has."""
+        """The number of layers."""
         return self.n
 
     def layers(self, height: int, width: int) -> list[Layer]:
-        """Return the layers, all alike."""
+        """Return the layers, which are all alike."""
         if self.operations == "timm":
             table, chance = timm_magnitudes(timm_levels(self.m, self.std)), self.probability
         else:
@@ -81,11 +82,11 @@ class TrivialAugment(Policy):
 
     @property
     def count(self) -> int:
-        """How many layers it has."""
+        """The number of layers."""
         return 1
 
     def layers(self, height: int, width: int) -> list[Layer]:
-        """Return the one layer."""
+        """Return the single layer."""
         table = trivial_magnitudes(BINS)
         return [layer_of([(name, 1.0) for name in table], list(table.values()))]
 
@@ -96,7 +97,7 @@ class AutoAugment(Policy):
     """One of 25 learned pairs of operations: E. D. Cubuk et al., AutoAugment (CVPR 2019, arXiv 1805.09501).
 
     Attributes:
-        policy: learned on cifar10, imagenet or svhn.
+        policy: the data set it was learned on: cifar10, imagenet or svhn.
     """
 
     policy: PolicyName = "imagenet"
@@ -105,7 +106,7 @@ class AutoAugment(Policy):
 
     @property
     def count(self) -> int:
-        """How many layers it has."""
+        """The number of layers."""
         return 2
 
     def layers(self, height: int, width: int) -> list[Layer]:
@@ -119,7 +120,7 @@ class AutoAugment(Policy):
 
 
 def _both(values: Any) -> np.ndarray:
-    """Return (levels, 2): the values, and their opposites."""
+    """Return (levels, 2): the values, and their negatives."""
     return np.stack([values, -np.asarray(values)], axis=-1)
 
 
@@ -128,9 +129,9 @@ def _same(values: Any) -> np.ndarray:
 
 
 def _to(high: float, bins: int) -> np.ndarray:
-    """Return 0 to high in equal steps as torch.linspace rounds them: once, to float32, from the nearer end.
+    """Return 0 to high in equal steps, rounded as in torch.linspace: once, to float32, from the nearer end.
 
-    So half of 32 pixels is 15.999999, which is cut off to 15, and not 16.
+    So half of 32 pixels is 15.999999, which is truncated to 15, not 16.
     """
     step, place = np.float64(np.float32(high) / np.float32(bins - 1)), np.arange(bins)
     values = np.where(place < bins // 2, step * place, np.float32(high) - step * (bins - 1 - place))
@@ -138,12 +139,12 @@ def _to(high: float, bins: int) -> np.ndarray:
 
 
 def rising_both(high: float, bins: int) -> np.ndarray:
-    """Return 0 to high in equal steps, and their opposites, (bins, 2)."""
+    """Return 0 to high in equal steps, and their negatives, (bins, 2)."""
     return _both(_to(high, bins))
 
 
 def rand_magnitudes(bins: int, height: int, width: int) -> dict[str, np.ndarray]:
-    """Return the magnitudes (bins, 2) of torchvision's RandAugment, of every operation in its order."""
+    """Return the magnitudes (bins, 2) of torchvision's RandAugment, for every operation in its order."""
     place = np.arange(bins)
     shear, enhanced, nothing = _both(_to(0.3, bins)), 1 + _both(_to(0.9, bins)), np.zeros((bins, 2))
     return {
@@ -165,12 +166,12 @@ def rand_magnitudes(bins: int, height: int, width: int) -> dict[str, np.ndarray]
 
 
 def auto_magnitudes(bins: int, height: int, width: int) -> dict[str, np.ndarray]:
-    """Return the magnitudes of torchvision's AutoAugment: those of RandAugment, and the inverse image."""
+    """Return the magnitudes of torchvision's AutoAugment: those of RandAugment, and inversion."""
     return {**rand_magnitudes(bins, height, width), "invert": np.zeros((bins, 2))}
 
 
 def trivial_magnitudes(bins: int) -> dict[str, np.ndarray]:
-    """Return the magnitudes (bins, 2) of torchvision's TrivialAugmentWide, of every operation in its order."""
+    """Return the magnitudes (bins, 2) of torchvision's TrivialAugmentWide, for every operation in its order."""
     place = np.arange(bins)
     strong, shift = _both(_to(0.99, bins)), np.trunc(_both(_to(32.0, bins)))
     return {
@@ -186,7 +187,7 @@ def trivial_magnitudes(bins: int) -> dict[str, np.ndarray]:
 
 
 def timm_levels(m: float, std: float) -> np.ndarray:
-    """Return equally likely levels of a normal distribution around m, cut to 0 .. 10; one without a deviation."""
+    """Return equally likely levels of a normal distribution around m, clipped to 0 .. 10; one level for std 0."""
     if not std:
         return np.array([m])
     from scipy.special import ndtri
@@ -195,7 +196,7 @@ def timm_levels(m: float, std: float) -> np.ndarray:
 
 
 def timm_magnitudes(levels: np.ndarray) -> Magnitudes:
-    """Return the magnitudes (levels, 2) of timm's set that gets stronger (``inc1``), in its order."""
+    """Return the magnitudes (levels, 2) of timm's set with increasing strength (``inc1``), in its order."""
     share = levels / 10
     nothing, shift, shear = np.zeros((len(levels), 2)), _both(0.45 * share), _both(0.3 * share)
     enhanced = np.maximum(0.1, 1 + _both(0.9 * share))

@@ -1,8 +1,8 @@
-"""A policy: several operations one after the other, each drawn of a table with its magnitude.
+"""A policy: several operations in sequence, each drawn from a table with its magnitude.
 
-All policies have one form. A layer is a row drawn uniformly, which is an operation with a probability; and of that
-row's magnitudes one, drawn uniformly over levels and over two signs. The tables are made once for a size of image, in
-NumPy, so that host and device look up the same numbers.
+All policies have the same form. A layer draws a row uniformly, which is an operation with a probability, and one of the
+row's magnitudes, uniformly over levels and over two signs. The tables are computed once per image size, in NumPy, so
+that host and device look up the same numbers.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Layer:
     """One draw of an operation.
 
     Attributes:
-        operations: names of those that can be drawn.
+        operations: names of the operations that can be drawn.
         which: index of each row's operation, (rows,).
-        chance: probability that it is done, float32 (rows,).
+        chance: probability that it is applied, float32 (rows,).
         magnitudes: float32 (rows, levels, 2).
     """
 
@@ -44,7 +44,7 @@ class Layer:
     magnitudes: np.ndarray
 
     def decide(self, xp: Any, words: Array, row_word: Array) -> tuple[Array, Array, Array]:
-        """Return which operation, at what magnitude, and whether at all.
+        """Return which operation, at which magnitude, and whether it is applied.
 
         Args:
             xp: numpy or jax.numpy.
@@ -67,35 +67,35 @@ def layer_of(rows: Sequence[tuple[str, float]], magnitudes: Sequence[np.ndarray]
 
 @dataclass(frozen=True)
 class Policy(ForExample):
-    """Operations drawn of a table, one after the other.
+    """Operations drawn from a table, applied in sequence.
 
     Attributes:
-        interpolation: of maps: nearest, or bilinear; masks take the nearest pixel.
-        fill: seen beyond the border: a number of 0 .. 255, or one a channel.
+        interpolation: interpolation of affine operations: nearest, or bilinear; masks use the nearest pixel.
+        fill: value beyond the border: a number in 0 .. 255, or one per channel.
     """
 
     interpolation: Interpolation = dataclasses.field(default="nearest", kw_only=True)
     fill: float | tuple[float, ...] = dataclasses.field(default=0.0, kw_only=True)
     bytes_only: ClassVar = True
     coloured: ClassVar = True
-    #: Whether the layers share the row that is drawn, as the two operations of a sub-policy.
+    #: Whether the layers share the drawn row, like the two operations of a sub-policy.
     shares_row: ClassVar = False
 
     @property
     def count(self) -> int:
-        """How many layers it has."""
+        """The number of layers."""
         raise NotImplementedError
 
     def layers(self, height: int, width: int) -> list[Layer]:
-        """Return the layers, for images of a size."""
+        """Return the layers, for images of a given size."""
         raise NotImplementedError
 
     def word_count(self) -> int:
-        """Return how many random words an example takes."""
+        """Return how many random words an example uses."""
         return WORDS * self.count
 
     def one(self, xp: Any, fields: dict[str, Array], words: Array, spec: Spec) -> dict[str, Array]:
-        """Do what is drawn."""
+        """Apply what is drawn."""
         height, width = fields["image"].shape[:2]
         drawing = Drawing(self.interpolation, self.fill)
         for place, layer in enumerate(_layers(self, height, width)):

@@ -1,4 +1,4 @@
-"""A part of an image at a random scale, of any height and width: what networks of pixels are trained on."""
+"""A crop of an image at a random scale, with any height and width: the usual augmentation for dense prediction."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ Array = Any
 class RandomScaleCrop(ForExample):
     """Scales the image randomly, then crops a random part of a given height and width; black beyond the image.
 
-    Pixels are averaged where it shrinks and interpolated where it grows; masks take the nearest, and ``segmentation``
-    is 255, no class, beyond the border. A side that is longer than the image at its scale has all of it, somewhere.
+    Pixels are averaged when the image shrinks and interpolated when it grows; masks use the nearest pixel, and
+    ``segmentation`` is 255, no class, beyond the border. If a side is longer than that of the scaled image, the crop
+    contains all of it, at a random position.
 
     Attributes:
-        height: pixels of the result.
-        width: pixels of the result.
-        low: least scale, of the stored image's sides.
-        high: largest; scales between are uniform.
+        height: height of the result in pixels.
+        width: width of the result in pixels.
+        low: smallest scale, relative to the stored image.
+        high: largest scale; scales in between are uniform.
     """
 
     height: AtLeast1
@@ -36,7 +37,7 @@ class RandomScaleCrop(ForExample):
     high: Positive = 2.0
     name: ClassVar = "random_scale_crop"
     words: ClassVar = 3
-    #: The result has sides of its own, whatever evaluation brings images to.
+    #: The result has its own size, whatever size evaluation uses.
     resizes: ClassVar = True
 
     def __post_init__(self) -> None:
@@ -48,7 +49,7 @@ class RandomScaleCrop(ForExample):
             )
 
     def one(self, xp: Any, fields: dict[str, Array], words: Array, spec: Spec) -> dict[str, Array]:
-        """Cut out a part of one image, its masks and its boxes."""
+        """Crop one image, its masks and its boxes."""
         step = 1.0 / between(xp, words[0], self.low, self.high)  # stored pixels of one of the result
         places = [
             (side, length, unit(xp, word) * (xp.float32(side) - step * length))
@@ -76,7 +77,7 @@ class RandomScaleCrop(ForExample):
 
 
 def _averages(xp: Any, side: int, length: int, start: Array, step: Array) -> Array:
-    """Return the shares that stored pixels have in those of the result, (length, side): triangles as wide as a step."""
+    """Return the weights of stored pixels in those of the result, (length, side): triangles as wide as a step."""
     middles = start + (xp.arange(length, dtype=xp.float32) + 0.5) * step
     away = xp.abs(middles[:, None] - (xp.arange(side, dtype=xp.float32) + 0.5)[None])
     shares = xp.maximum(1 - away / xp.maximum(step, xp.float32(1)), xp.float32(0))
@@ -84,6 +85,6 @@ def _averages(xp: Any, side: int, length: int, start: Array, step: Array) -> Arr
 
 
 def _nearest(xp: Any, side: int, length: int, start: Array, step: Array) -> tuple[Array, Array]:
-    """Return the stored pixel that each of the result lies in, and whether there is one."""
+    """Return the stored pixel that contains each pixel of the result, and whether there is one."""
     place = xp.floor(start + (xp.arange(length, dtype=xp.float32) + 0.5) * step).astype(xp.int32)
     return xp.clip(place, 0, side - 1), (place >= 0) & (place < side)

@@ -1,6 +1,6 @@
 """Signals (length, channels) and spectrograms (time, frequency): noise, scaling, time stretch, SpecAugment.
 
-Crops and mirrors are those of images, :mod:`resnet_jax.data.augmentations.crop` and ``flip``.
+Crops and mirrors are those for images, :mod:`resnet_jax.data.augmentations.crop` and ``flip``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Jitter:
     """Adds normal noise to every value, for inputs of any rank (T. T. Um et al., ICMI 2017: 0.05 for wearable sensors).
 
     Attributes:
-        std: of the noise, in standard deviations of the data.
+        std: standard deviation of the noise, in standard deviations of the data.
     """
 
     std: Positive
@@ -51,7 +51,7 @@ class Scaling:
     """Multiplies every channel by a normal factor around 1, for inputs of any rank (T. T. Um et al., ICMI 2017: 0.1).
 
     Attributes:
-        std: of the factor.
+        std: standard deviation of the factor.
     """
 
     std: Positive
@@ -77,9 +77,9 @@ class TimeStretch(ForExample):
     """Plays a signal faster or slower from its start, at the same length: linear interpolation; the end repeats.
 
     Attributes:
-        low: least speed; below 1 is slower, of which the end is lost.
-        high: largest.
-        probability: of a signal to be stretched.
+        low: lowest speed; below 1 is slower, and the end is lost.
+        high: highest speed.
+        probability: probability that a signal is stretched.
     """
 
     low: Positive = 0.8
@@ -96,7 +96,7 @@ class TimeStretch(ForExample):
             raise UsageError(f"time_stretch: low {self.low:g} is above high {self.high:g}")
 
     def one(self, xp: Any, fields: dict[str, Array], words: Array, spec: Spec) -> dict[str, Array]:
-        """Stretch one signal, and masks over its length to the nearest point."""
+        """Stretch one signal, and masks along its length to the nearest point."""
         length = fields["image"].shape[0]
         place = xp.arange(length, dtype=xp.float32) * between(xp, words[1], self.low, self.high)
         place = xp.clip(place, 0, length - 1)
@@ -119,11 +119,11 @@ class TimeStretch(ForExample):
 
 @dataclass(frozen=True)
 class _AxisMask(ForExample):
-    """Spans along an axis that become the mean.
+    """Spans along an axis that are replaced by the mean.
 
     Attributes:
-        width: of a span, below this, uniform from 0 on.
-        count: spans.
+        width: exclusive upper bound of a span's width, uniform from 0 on.
+        count: number of spans.
     """
 
     width: AtLeast1
@@ -133,7 +133,7 @@ class _AxisMask(ForExample):
     axis: ClassVar[int] = 0
 
     def word_count(self) -> int:
-        """Return how many random words an example takes."""
+        """Return how many random words an example uses."""
         return 2 * self.count
 
     def __post_init__(self) -> None:
@@ -162,11 +162,12 @@ class _AxisMask(ForExample):
 class TimeMask(_AxisMask):
     """Sets spans of time to the mean: the first axis of a spectrogram (time, frequency) or a signal (SpecAugment).
 
-    D. S. Park et al., SpecAugment (Interspeech 2019, arXiv 1904.08779): LibriSpeech basic has 100 of 10 ms, once.
+    D. S. Park et al., SpecAugment (Interspeech 2019, arXiv 1904.08779): LibriSpeech basic uses 100 steps of 10 ms,
+    once.
 
     Attributes:
-        width: of a span, at most, drawn uniformly from 0 on; steps of time.
-        count: spans.
+        width: maximum width of a span in time steps, drawn uniformly from 0 on.
+        count: number of spans.
     """
 
     name: ClassVar = "time_mask"
@@ -177,11 +178,11 @@ class TimeMask(_AxisMask):
 class FreqMask(_AxisMask):
     """Sets bands of frequency to the mean: the second axis of a spectrogram (time, frequency) (SpecAugment).
 
-    D. S. Park et al., SpecAugment (Interspeech 2019, arXiv 1904.08779): LibriSpeech basic has 27 of 80, once.
+    D. S. Park et al., SpecAugment (Interspeech 2019, arXiv 1904.08779): LibriSpeech basic uses 27 of 80 bins, once.
 
     Attributes:
-        width: of a band, at most, drawn uniformly from 0 on; bins.
-        count: bands.
+        width: maximum width of a band in bins, drawn uniformly from 0 on.
+        count: number of bands.
     """
 
     name: ClassVar = "freq_mask"

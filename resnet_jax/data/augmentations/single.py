@@ -1,6 +1,6 @@
-"""Every row of the table of operations as a transform of its name: ``brightness(0.6, 1.4)``, ``invert``.
+"""Every row of the table of operations as a transform with its name: ``brightness(0.6, 1.4)``, ``invert``.
 
-Those with a magnitude draw it uniformly from low to high; without high it is low.
+Operations with a magnitude draw it uniformly from low to high; without high it is always low.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Single(ForExample):
     """One operation, with a probability.
 
     Attributes:
-        probability: of an image to be changed.
+        probability: probability that an image is changed.
     """
 
     probability: Share = dataclasses.field(default=1.0, kw_only=True)
@@ -34,7 +34,7 @@ class _Single(ForExample):
     carried: ClassVar = ("probability",)
 
     def one(self, xp: Any, fields: dict[str, Array], words: Array, spec: Spec) -> dict[str, Array]:
-        """Do it, at the magnitude that is drawn."""
+        """Apply it, at the drawn magnitude."""
 
         def change(fields: dict[str, Array]) -> dict[str, Array]:
             magnitude = self.magnitude(xp, words[1])
@@ -43,21 +43,21 @@ class _Single(ForExample):
         return with_chance(xp, words[0], self.probability, fields, change)
 
     def magnitude(self, xp: Any, word: Array) -> Array:
-        """Return the magnitude of a random word."""
+        """Return the magnitude for a random word."""
         return xp.float32(0)
 
     def drawing(self) -> Drawing:
-        """Return how maps are drawn."""
+        """Return how affine operations resample."""
         return Drawing()
 
 
 @dataclass(frozen=True)
 class _Ranged(_Single):
-    """One operation at a magnitude of a range.
+    """One operation at a magnitude from a range.
 
     Attributes:
-        low: least magnitude.
-        high: largest; None: as low.
+        low: smallest magnitude.
+        high: largest magnitude; None: the same as low.
     """
 
     low: float
@@ -77,7 +77,7 @@ class _Ranged(_Single):
             )
 
     def magnitude(self, xp: Any, word: Array) -> Array:
-        """Return the magnitude of a random word."""
+        """Return the magnitude for a random word."""
         high = self.low if self.high is None else self.high
         if self.operation.whole:  # high among them
             return xp.floor(between(xp, word, self.low, high + 1))
@@ -86,18 +86,18 @@ class _Ranged(_Single):
 
 @dataclass(frozen=True)
 class _Map(_Ranged):
-    """A map at a magnitude of a range.
+    """An affine operation at a magnitude from a range.
 
     Attributes:
-        interpolation: nearest, or bilinear; masks take the nearest pixel.
-        fill: seen beyond the border, a value of the image: a number, or one a channel.
+        interpolation: nearest, or bilinear; masks use the nearest pixel.
+        fill: image value beyond the border: a number, or one per channel.
     """
 
     interpolation: Interpolation = dataclasses.field(default="nearest", kw_only=True)
     fill: float | tuple[float, ...] = dataclasses.field(default=0.0, kw_only=True)
 
     def drawing(self) -> Drawing:
-        """Return how maps are drawn."""
+        """Return how affine operations resample."""
         return Drawing(self.interpolation, self.fill)
 
 

@@ -1,4 +1,4 @@
-"""Sounds (samples, channels): noise of a random level, and loudness. A shift in time is ``random_crop(samples)``."""
+"""Sounds (samples, channels): random noise level and random loudness. To shift in time use ``random_crop(samples)``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from resnet_jax.fields import Share
 
 @dataclass(frozen=True)
 class _Decibels:
-    """Something that is drawn uniformly between two levels for every example.
+    """Something drawn uniformly between two levels for every example.
 
     Attributes:
-        low: least, in decibels.
-        high: largest.
+        low: lowest level, in decibels.
+        high: highest level.
     """
 
     low: float
@@ -32,7 +32,7 @@ class _Decibels:
             raise UsageError(f"{self.name}: low {self.low:g} is above high {self.high:g}")
 
     def _drawn(self, keys: Any, inputs: Any) -> Any:
-        """Return a factor for every example, (n, 1, ...), of amplitudes."""
+        """Return an amplitude factor for every example, (n, 1, ...)."""
         import jax
         import jax.numpy as jnp
 
@@ -48,8 +48,8 @@ class Gain(_Decibels):
     """Amplifies every example by a level drawn uniformly in decibels, such as gain(-12, 12), for any rank.
 
     Attributes:
-        low: least, in decibels.
-        high: largest.
+        low: lowest level, in decibels.
+        high: highest level.
     """
 
     stream: ClassVar = 0x6761696E
@@ -66,9 +66,9 @@ class Noise(_Decibels):
     """Adds normal noise at a signal-to-noise ratio drawn uniformly in decibels, such as noise(10, 40).
 
     Attributes:
-        low: least ratio of signal to noise, in decibels.
-        high: largest.
-        probability: of an example to get some.
+        low: lowest signal-to-noise ratio, in decibels.
+        high: highest ratio.
+        probability: probability that an example gets noise.
     """
 
     probability: Share = 1.0

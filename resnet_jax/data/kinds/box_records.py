@@ -1,4 +1,4 @@
-"""Images with boxes, whatever format these come from: clipped to the image, counted, padded to one number."""
+"""Images with boxes, whatever their format: clipped to the image, counted, padded to the same number."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from resnet_jax.data.kinds.files import read_bytes, read_image
 from resnet_jax.errors import DataError
 
 LONGEST_SIDE = 2**31 - 1
-"""Pixels of a side of an image, as many as its size is kept in."""
+"""Maximum side of an image in pixels, the largest value that its size is stored in."""
 
 
 @dataclass(frozen=True)
 class ImageBoxes:
-    """One image and its boxes as a format gives them, not yet clipped.
+    """One image and its boxes as given by the format, not yet clipped.
 
     Attributes:
-        path: of the image.
-        sides: height and width in pixels, as the annotation says.
+        path: path of the image.
+        sides: height and width in pixels, according to the annotation.
         boxes: (n, 4) top, left, bottom, right.
         labels: (n,) classes.
         flags: (n,) difficult, or a crowd.
-        annotation: file, and entry of it, for messages.
+        annotation: file, and entry in it, for messages.
     """
 
     path: str
@@ -42,9 +42,9 @@ class Cleaning:
     """What was done to boxes, over all images.
 
     Attributes:
-        outside: boxes that reached outside, and were clipped.
-        farthest: how far, in pixels.
-        empty: boxes of which nothing was left, and which were left out.
+        outside: number of boxes that extended outside and were clipped.
+        farthest: by how much, in pixels.
+        empty: number of boxes of which nothing was left, and which were dropped.
     """
 
     outside: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Cleaning:
     empty: list[str] = field(default_factory=list)
 
     def notes(self) -> tuple[str, ...]:
-        """Say it."""
+        """Return notes on this."""
         notes = ()
         if self.outside:
             notes += (
@@ -66,23 +66,23 @@ class Cleaning:
 
 @dataclass(frozen=True, eq=False)
 class BoxRecords:
-    """Image files with boxes; images are read when asked.
+    """Image files with boxes; images are read on access.
 
-    Boxes are top, left, bottom, right in pixels (see :mod:`resnet_jax.data.boxes`), padded to ``most`` an image.
+    Boxes are top, left, bottom, right in pixels (see :mod:`resnet_jax.data.boxes`), padded to ``most`` per image.
 
     Attributes:
         paths: N images.
-        sides: int32 (N, 2), height and width as the annotations say; an image of other sides is refused.
+        sides: int32 (N, 2), height and width according to the annotations; an image of another size is rejected.
         starts: int64 (N + 1,), where the boxes of each image begin.
-        boxes: float32 (T, 4) of all images.
+        boxes: float32 (T, 4), boxes of all images.
         box_labels: int32 (T,).
         flags: bool (T,).
-        flag: what the flag is called: ``difficult`` or ``crowd``.
-        most: M, boxes of an example with the padding.
+        flag: name of the flag: ``difficult`` or ``crowd``.
+        most: M, number of boxes per example including padding.
         channels: as for image files.
         pixels: as for image files.
-        ids: numbers by which the source calls its images; empty: it has none.
-        category_ids: numbers by which it calls its classes, in label order.
+        ids: numbers that the source gives its images; empty if it has none.
+        category_ids: numbers that it gives its classes, in label order.
     """
 
     paths: tuple[str, ...]
@@ -108,7 +108,7 @@ class BoxRecords:
 
     @property
     def counts(self) -> np.ndarray:
-        """Boxes of each image, (N,)."""
+        """Number of boxes of each image, (N,)."""
         return np.diff(self.starts)
 
     @property
@@ -152,17 +152,17 @@ class BoxRecords:
 def box_records(
     splits: dict[str, list[ImageBoxes]], flag: str, channels: int, pixels: str, cleaning: Cleaning
 ) -> dict[str, BoxRecords]:
-    """Return sources of images with boxes: boxes clipped to the images, those without area left out, both counted.
+    """Return sources of images with boxes: clipped to the images, boxes without area dropped, both counted.
 
     Args:
         splits: split -> images.
-        flag: what flags of boxes are called.
+        flag: name of the flags of boxes.
         channels: as for image files.
         pixels: as for image files.
-        cleaning: takes what was done.
+        cleaning: records what was done.
 
     Raises:
-        DataError: numbers that are not finite, or images larger than any.
+        DataError: for numbers that are not finite, or images that are too large.
     """
     clean = {split: [_clipped(image, cleaning) for image in images] for split, images in splits.items()}
     most = max((len(boxes) for found in clean.values() for boxes, _, _ in found), default=0)
@@ -185,7 +185,7 @@ def box_records(
 
 
 def _clipped(image: ImageBoxes, cleaning: Cleaning) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the boxes (n, 4), labels (n,) and flags (n,) of an image that are left."""
+    """Return the remaining boxes (n, 4), labels (n,) and flags (n,) of an image."""
     boxes = np.array(image.boxes, np.float64).reshape(-1, 4)
     labels, flags = np.array(image.labels, np.int32), np.array(image.flags, bool)
     if not np.isfinite(boxes).all():
@@ -212,7 +212,7 @@ def _said(box: np.ndarray) -> str:
 
 
 def notes_of(records: dict[str, BoxRecords], what: str, cleaning: Cleaning) -> tuple[str, ...]:
-    """Say how many boxes there are, how many images have none, how many are flagged, and what was done to them."""
+    """Describe how many boxes there are, how many images have none, how many are flagged, and what was done to them."""
     images = sum(len(one) for one in records.values())
     boxes = sum(len(one.boxes) for one in records.values())
     without = sum(int((one.counts == 0).sum()) for one in records.values())

@@ -1,12 +1,12 @@
-"""Which files belong to which class and split: by class folders, or by a pattern in their paths.
+"""Which files belong to which class and split, by class folders or by a pattern in their paths.
 
 - ``PATH/CLASS/**/FILE``: one split, ``all``;
-- ``PATH/train/CLASS/**/FILE`` with ``PATH/test`` or ``PATH/val`` or both beside it;
-- with a pattern, ``PATH/**/FILE`` or ``PATH/train/**/FILE``: the class is what its one group finds in the path below
-  the folder.
+- ``PATH/train/CLASS/**/FILE`` together with ``PATH/test`` or ``PATH/val`` or both;
+- with a pattern, ``PATH/**/FILE`` or ``PATH/train/**/FILE``: the class is the match of its group in the path below the
+  folder.
 
-Files come in sorted order of their paths, classes in that of their names, or of a list. A name that begins with a dot
-is ignored; files of other kinds are counted in the notes.
+Files are sorted by path, classes by name or in the order of a list. Names that begin with a dot are
+ignored; other kinds of files are counted in the notes.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ MAX_LIST_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class FileType:
-    """Files of one kind of source.
+    """The files of one kind of source.
 
     Attributes:
-        endings: of their names, in small letters, such as ``.wav``.
-        plural: what messages call them.
+        endings: suffixes in lower case, such as ``.wav``.
+        plural: the word for them in messages.
     """
 
     endings: tuple[str, ...]
@@ -48,7 +48,7 @@ class FileType:
 
     @property
     def layouts(self) -> str:
-        """What is read, for messages."""
+        """The supported layouts, for messages."""
         end = self.endings[0]
         return (
             f"need PATH/CLASS/*{end}, or PATH/train/CLASS/*{end} with PATH/test or PATH/val beside it; or the class in "
@@ -63,8 +63,8 @@ class ClassFiles:
     Attributes:
         paths: split -> files.
         labels: split -> int32 (N,).
-        names: of the classes, in label order.
-        notes: what a person should know.
+        names: names of the classes, in label order.
+        notes: what a user should know.
         origins: split -> its folder.
     """
 
@@ -77,7 +77,7 @@ class ClassFiles:
 
 @dataclass
 class _Found:
-    """What lies below one folder: the files, and what was passed over."""
+    """What is below one folder: the files, and what was skipped."""
 
     files: list[str] = field(default_factory=list)
     left_out: LeftOut = field(default_factory=LeftOut)
@@ -88,9 +88,9 @@ def list_class_files(root: Path, kind: FileType, reading: Reading) -> ClassFiles
     """List the files below a folder; none is opened.
 
     Raises:
-        DataError: no such folder, no files, files that belong to no class, or other classes in one split than in
-            another.
-        UsageError: a pattern that cannot be read or has not one group.
+        DataError: if there is no such folder, there are no files, files belong to no class, or classes differ between
+            splits.
+        UsageError: for an invalid pattern, or one without exactly one group.
     """
     if not root.is_dir():
         what = "this is a file and no folder" if root.exists() else "there is no such folder"
@@ -121,10 +121,10 @@ def list_class_files(root: Path, kind: FileType, reading: Reading) -> ClassFiles
 
 
 def read_class_list(path: str) -> tuple[str, ...]:
-    """Return the names of a list, one a line, in order; empty lines do not count.
+    """Return the names in a list, one per line, in order; empty lines are ignored.
 
     Raises:
-        DataError: it cannot be read, holds no name, or one twice.
+        DataError: if it cannot be read, has no names, or has one twice.
     """
     lines = [line.strip() for line in read_text(Path(path).expanduser(), MAX_LIST_BYTES).splitlines()]
     names = tuple(line for line in lines if line)
@@ -196,7 +196,7 @@ def _by_folder(folder: Path, files: Sequence[str], kind: FileType) -> list[str]:
 
 
 def _ordered(of_file: dict[str, list[str]], folders: dict[str, Path], reading: Reading) -> Classes:
-    """Return the classes in label order; those of all splits are the same, or come from a list."""
+    """Return the classes in label order; all splits have the same classes, or they come from a list."""
     first = next(iter(of_file))
     known = set(of_file[first])
     if reading.class_list is not None:
@@ -222,7 +222,7 @@ def _notes(found: dict[str, _Found], kind: FileType) -> tuple[str, ...]:
         loops += one.loops
     notes = ()
     if left_out.counts:
-        notes += (f"{left_out.counts.total():,} files left out, for they are no {kind.plural}: {left_out}",)
+        notes += (f"{left_out.counts.total():,} files left out because they are not {kind.plural}: {left_out}",)
     if loops:
         notes += (f"links that lead back to a folder above them are not followed: {shortened(loops, 3)}",)
     return notes

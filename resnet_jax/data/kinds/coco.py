@@ -1,15 +1,15 @@
-"""``coco:PATH``: images with boxes as COCO writes them, one JSON file a split.
+"""``coco:PATH``: images with boxes in COCO format, one JSON file per split.
 
 Layouts: COCO's own (``PATH/annotations/instances_train2017.json`` with ``PATH/train2017`` or ``PATH/images/train2017``,
 and so on for val and test), ``PATH/train/_annotations.coco.json`` beside its images (also ``valid``, ``test``), or one
-JSON file, split ``all``: ``coco:FILE.json`` with its images beside it, in ``images`` beside it or where its names lead,
-or ``coco:FILE.json@IMAGE_FOLDER``.
+JSON file as split ``all``: ``coco:FILE.json`` with its images beside it, in ``images`` beside it or where its file
+names point, or ``coco:FILE.json@IMAGE_FOLDER``.
 
-**Corners.** x, y, width, height of pixels counted from 0 become top = y, left = x, bottom = y + height,
-right = x + width (:mod:`resnet_jax.data.boxes`). A box that reaches outside is clipped; one without area is left out;
-both are counted in the notes. **Classes** are the categories in the order of their ids, which need not be consecutive;
-one without boxes stays, and so does an image without boxes. ``iscrowd`` is the field ``crowd``. Masks and keypoints are
-not read. A JSON file may have 2 GiB; COCO's largest has 0.45.
+**Corners.** x, y, width, height in pixels counted from 0 become top = y, left = x, bottom = y + height, right = x +
+width (:mod:`resnet_jax.data.boxes`). A box that extends outside is clipped; one without area is dropped; both are
+counted in the notes. **Classes** are the categories in the order of their ids, which need not be consecutive;
+categories without boxes are kept, and so are images without boxes. ``iscrowd`` is the field ``crowd``. Masks and
+keypoints are not read. A JSON file may have up to 2 GiB; COCO's largest has 0.45.
 
 T.-Y. Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014; the format: cocodataset.org.
 """
@@ -47,8 +47,8 @@ def load_coco(location: str, reading: Reading, /) -> Dataset:
     """Read the annotations and list the images.
 
     Raises:
-        DataError: another layout, broken JSON, an annotation of an image or category that there is not, or an image
-            that is not there.
+        DataError: for another layout, broken JSON, an annotation of an image or category that does not exist, or a
+            missing image.
     """
     files = find_files(location)
     tables = {split: _read(file) for split, (file, _) in files.items()}
@@ -73,7 +73,7 @@ def find_files(location: str) -> dict[str, tuple[Path, Path]]:
     """Return split -> its JSON file and the folder of its images.
 
     Raises:
-        DataError: another layout.
+        DataError: for another layout.
     """
     place = Path(location).expanduser()
     if ".json@" in location and not place.exists():

@@ -1,4 +1,4 @@
-"""Which source lies at a path: by the names in a folder, without opening what is in it."""
+"""Which source is at a path, from the names in a folder, without opening its files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from resnet_jax.errors import DataError
 from resnet_jax.runtime.plain_files import open_file
 
 MOST_LOOKED_AT = 2000
-"""Names of files that are looked at to tell what a folder holds."""
+"""Number of file names that are examined to determine what a folder contains."""
 
 
 def source_at(path: Path) -> tuple[str, str] | None:
-    """Return how a folder or file is written as a source, and what it is; None if it is none of these kinds.
+    """Return a folder or file written as a source, and what it is; None if it is none of these kinds.
 
     Args:
         path: an existing folder or file.
@@ -114,7 +114,7 @@ def _of_class_files(path: Path) -> tuple[str, str] | None:
 
 
 def _is(kind: FileType, source: str, name: str) -> bool:
-    """Return whether a file tells of its kind: an .npy may also be an image of class folders, and an .npz anything."""
+    """Return whether a file identifies its kind: an .npy may be an image of class folders, an .npz anything."""
     if source == "volumes":
         return name.lower().endswith((".nii", ".nii.gz"))
     return kind.includes(name)

@@ -1,7 +1,8 @@
-"""``digits_3d``: volumes composed of the handwritten digits that come with scikit-learn; no download.
+"""``digits_3d``: volumes composed of the handwritten digits included in scikit-learn; no download.
 
-They are composed, not scanned: each of the 1,797 digits is a bar through depth whose cross-section is the digit, which
-moves and turns from slice to slice. One volume a digit, so training, validation and test have different digits.
+They are composed, not scanned: each of the 1,797 digits is a bar through depth whose cross-section is the digit,
+shifted and rotated from slice to slice. There is one volume per digit, so training, validation and test have different
+digits.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from resnet_jax.data.records import ArrayRecords, Dataset
 from resnet_jax.data.registry import register_source
 
 SIDE = 16
-#: Slices that the bar goes through; how far its ends are from the middle of the volume; how much it turns.
+#: Number of slices of the bar; distance of its ends from the center of the volume; its rotation.
 LENGTH, OFFSET, DEGREES = (6, 12), 2.5, 30.0
-#: Standard deviation of what is added everywhere, of 255.
+#: Standard deviation of the noise added everywhere, of 255.
 NOISE = 12.0
 
 

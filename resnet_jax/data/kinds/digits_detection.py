@@ -1,8 +1,8 @@
 """``digits_detection``: scikit-learn's real digits composed on canvases of 64 x 64 pixels, with a box around each.
 
-Needs no download. Every canvas has up to six digits (one in twenty has none), enlarged to 12 to 24 pixels, that hardly
-overlap, on a dim noisy ground. The digits of training, validation and test are different ones. It is composed, and
-said to be: a set to try detection on, not one to compare figures by.
+It needs no download. Every canvas has up to six digits (one in twenty has none), enlarged to 12 to 24 pixels and hardly
+overlapping, on a dim noisy background. Training, validation and test use different digits. It is composed, and labeled
+as such: a set for trying out detection, not for comparing results.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from resnet_jax.data.registry import register_source
 from resnet_jax.data.transform import resize
 
 SIDE = 64
-#: Digits of a canvas at most, and pixels of their sides.
+#: Maximum number of digits per canvas, and their sides in pixels.
 MOST, SIDES = 6, (12, 24)
-#: Canvases of each split, and the share of the digits that they are made of.
+#: Canvases of each split, and the fraction of the digits that they are made of.
 COUNTS = {"train": (1200, 0.7), "val": (100, 0.1), "test": (200, 0.2)}
 #: Brightness from which a pixel is ink, of 255.
 INK = 64
@@ -65,8 +65,8 @@ def compose(
 
     Args:
         digits: uint8 (n, 8, 8, 1) to choose from.
-        labels: of them, (n,).
-        rng: what is drawn from.
+        labels: their labels, (n,).
+        rng: the random generator.
     """
     canvas = rng.integers(0, _GROUND, (SIDE, SIDE, 1)).astype(np.uint8)
     boxes, found = np.zeros((MOST, 4), np.float32), np.full(MOST, NO_BOX, np.int32)

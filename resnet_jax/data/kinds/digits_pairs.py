@@ -1,7 +1,7 @@
 """``digits_pairs``: scikit-learn's handwritten digits as pairs of an image and a signal; **composed**, no download.
 
-``image`` is a digit, 8x8 grey; ``other`` is **another** digit of the same class, whose 64 pixels are written one row
-after the other as a signal (64, 1). No digit is its own partner, and none is in two splits, on either side.
+``image`` is a digit, 8x8 gray; ``other`` is **another** digit of the same class, whose 64 pixels are read row by row as
+a signal (64, 1). No digit is its own partner, and none is in two splits, on either side.
 """
 
 from __future__ import annotations
@@ -34,5 +34,5 @@ def load_digits_pairs(_location: str, reading: Reading, /) -> Dataset:
 
 
 def scanned(images: np.ndarray) -> np.ndarray:
-    """Return the rows of images (N, H, W, C) one after the other, in grey, as signals float32 (N, H * W, 1) in 0..1."""
+    """Return images (N, H, W, C) as signals of their rows in sequence, in gray, float32 (N, H * W, 1) in 0..1."""
     return (images.mean(axis=-1, dtype=np.float32) / 255).reshape(len(images), -1, 1)

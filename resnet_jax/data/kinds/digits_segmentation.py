@@ -1,8 +1,8 @@
 """``digits_segmentation``: scenes composed of scikit-learn's handwritten digits, with the class of every pixel.
 
-Up to five real digits (8x8, enlarged two to three times), none on another, on a canvas of 48x48 pixels with a slowly
-changing grey and noise. Pixels of a digit's strokes are of its class, those of its faint edge of none (255), the
-rest is background: 11 classes. Training, validation and test scenes are composed of disjoint digits, always the same.
+Up to five real digits (8x8, enlarged two to three times) that do not overlap, on a canvas of 48x48 pixels with a slowly
+changing gray and noise. Pixels of a digit's strokes have its class, those of its faint edge none (255), and the rest is
+background: 11 classes. Training, validation and test scenes are composed of disjoint digits, always the same.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from resnet_jax.data.transform import resize
 SIDE = 48
 #: Split -> scenes.
 SCENES = {"train": 640, "val": 120, "test": 120}
-#: Split -> digits of every ten.
+#: Split -> digits out of every ten.
 DIGITS = {"train": range(8), "val": range(8, 9), "test": range(9, 10)}
 NAMES = ("background", *"0123456789")
 VOID = 255
-#: Grey of strokes from which they are a digit, and up to which they are background, of 255.
+#: Gray level from which strokes are a digit, and up to which they are background, of 255.
 STROKE, EDGE = 110, 40
 
 
 @register_source("digits_segmentation", form="digits_segmentation")
 def load_scenes(_location: str, reading: Reading, /) -> Dataset:
-    """Compose the scenes; grey, or of as many channels as are asked for."""
+    """Compose the scenes; gray, or with the requested number of channels."""
     digits = digit_records(reading.channels)
     splits = {}
     for number, (split, count) in enumerate(SCENES.items()):
@@ -68,7 +68,7 @@ def _scenes(digits: Source, own: np.ndarray, count: int, rng: np.random.Generato
 
 
 def _free_place(free: np.ndarray, side: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Return where a square of this side has room, tried thirty times; (-1, -1) if nowhere."""
+    """Return where a square of this side fits, after up to thirty tries; (-1, -1) if nowhere."""
     for _ in range(30):
         top, left = (int(place) for place in rng.integers(0, SIDE - side + 1, 2))
         if free[top : top + side, left : left + side].all():

@@ -1,6 +1,6 @@
 """``digits_series``: scikit-learn's 1,797 digits as time series, their 64 pixels read row by row; no download.
 
-Real measurements, but no real series: what is a neighbour in time is one along a row, and rows are 8 steps apart.
+These are real measurements, but not real series: neighbors in time are neighbors in a row, and rows are 8 steps apart.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from resnet_jax.errors import DataError
 
 @register_source("digits_series", form="digits_series")
 def load_digits_series(_location: str, reading: Reading, /) -> Dataset:
-    """Load the series as one split, ``all``: float32 (64, 1) of 0 to 1.
+    """Load the series as one split, ``all``: float32 (64, 1) from 0 to 1.
 
     Raises:
-        DataError: several channels are asked for.
+        DataError: if several channels are requested.
     """
     if reading.channels not in (None, 1):
         raise DataError(f"digits_series: series of one channel, and {reading.channels} are wanted")

@@ -1,7 +1,7 @@
-"""``digits_tasks``: scikit-learn's handwritten digits with three things to learn of each, for several heads.
+"""``digits_tasks``: scikit-learn's handwritten digits with three things to learn about each, for several heads.
 
 The images are those of ``digits``, real and unchanged. The label is the digit; ``label_parity``, 0 even and 1 odd,
-follows from it; ``value_thickness`` is computed from the image: the width of the stroke in pixels.
+follows from it; ``value_thickness``, the width of the stroke in pixels, is computed from the image.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from resnet_jax.data.registry import register_source
 
 
 def stroke_width(images: np.ndarray) -> np.ndarray:
-    """Return the mean width of what is white on black, in pixels: twice its area over the length of its outline.
+    """Return the mean width of white strokes on black, in pixels: twice their area over the length of their outline.
 
-    A bar of width w and length L has the area w L and an outline of about 2 L. Area is the sum of the brightness, the
-    outline that of the length of its gradient (the total variation), both of brightness from 0 to 1.
+    A bar of width w and length L has the area w L and an outline of about 2 L. The area is the sum of the brightness,
+    and the outline that of the length of its gradient (the total variation), both for brightness from 0 to 1.
 
     Args:
         images: uint8 (N, H, W).

@@ -1,4 +1,4 @@
-"""A file's bytes and text, its image, and the names in a folder; what goes wrong is said with the file's name."""
+"""A file's bytes and text, its image, and the names in a folder; errors contain the file's name."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from resnet_jax.errors import DataError
 from resnet_jax.runtime.plain_files import open_file
 
 HEADER_BYTES = 1 << 16
-"""Read of an image to learn its size without decoding it."""
+"""Number of bytes of an image that are read to determine its size without decoding it."""
 
 
 def read_bytes(path: str | os.PathLike[str], most: int | None = None) -> bytes:
-    """Return what a file holds.
+    """Return the contents of a file.
 
     Args:
-        path: of the file.
-        most: bytes that it may have; None for any number.
+        path: path of the file.
+        most: maximum size in bytes; None for any.
 
     Raises:
-        DataError: it cannot be read, is empty or larger than that.
+        DataError: if it cannot be read, is empty or larger than that.
     """
     try:
         with open_file(path) as file:
@@ -44,10 +44,10 @@ def read_bytes(path: str | os.PathLike[str], most: int | None = None) -> bytes:
 
 
 def read_text(path: str | os.PathLike[str], most: int | None = None) -> str:
-    """Return a text in UTF-8, with or without a byte order mark.
+    """Return a UTF-8 text, with or without a byte order mark.
 
     Raises:
-        DataError: as :func:`read_bytes`, or it is no such text.
+        DataError: as for :func:`read_bytes`, or if it is not such a text.
     """
     try:
         return read_bytes(path, most).decode("utf-8-sig")
@@ -59,7 +59,7 @@ def folder_names(folder: Path) -> list[str]:
     """Return the names of the folders in a folder, sorted, without hidden ones and those of operating systems.
 
     Raises:
-        DataError: it cannot be read, or holds a link that leads nowhere.
+        DataError: if it cannot be read, or contains a broken link.
     """
     return Lister(folder, Stamps()).folders(folder)
 
@@ -68,12 +68,12 @@ def read_image(path: str, channels: int, pixels: str) -> np.ndarray:
     """Return an image file decoded, (height, width, channels).
 
     Args:
-        path: of the file.
-        channels: 3 for RGB, 1 for grey; 0 for those that are stored, with ``pixels="stored"``.
-        pixels: ``uint8``, or ``stored`` for what the file holds.
+        path: path of the file.
+        channels: 3 for RGB, 1 for gray; 0 for the stored channels, with ``pixels="stored"``.
+        pixels: ``uint8``, or ``stored`` for the contents of the file.
 
     Raises:
-        DataError: it cannot be read or decoded.
+        DataError: if it cannot be read or decoded.
     """
     data = read_bytes(path)
     if pixels == "stored":
@@ -82,10 +82,10 @@ def read_image(path: str, channels: int, pixels: str) -> np.ndarray:
 
 
 def image_sides(path: str) -> tuple[int, int]:
-    """Return height and width of an image file; of the usual formats only the header is read.
+    """Return height and width of an image file; for the usual formats only the header is read.
 
     Raises:
-        DataError: it cannot be read or decoded.
+        DataError: if it cannot be read or decoded.
     """
     try:
         with open_file(path) as file:
@@ -98,18 +98,18 @@ def image_sides(path: str) -> tuple[int, int]:
 
 
 SHOWN = 6
-"""Files that a message names."""
+"""Number of files that a message names."""
 
 
 def raise_together(errors: Sequence[DataError], files: int) -> None:
-    """Raise what is wrong with some files as one error that names them; nothing if nothing is.
+    """Raise one error that names all faulty files; nothing if there are none.
 
     Args:
-        errors: one a file.
-        files: of how many.
+        errors: one per file.
+        files: total number of files.
 
     Raises:
-        DataError: with the first few, if there are any.
+        DataError: if there are any errors; it contains the first few.
     """
     if not errors:
         return
@@ -120,10 +120,10 @@ def raise_together(errors: Sequence[DataError], files: int) -> None:
 
 
 def wanted_channels(channels: int | None, pixels: str) -> int:
-    """Return the channels that image files are decoded to: those asked for; else RGB, or what is stored.
+    """Return the channels to decode image files to: the requested ones; otherwise RGB, or the stored channels.
 
     Raises:
-        UsageError: such images cannot be had.
+        UsageError: if such images are not available.
     """
     if pixels == "uint8":
         check_channels(channels)
@@ -131,10 +131,10 @@ def wanted_channels(channels: int | None, pixels: str) -> int:
 
 
 def images_by_stem(folder: Path) -> dict[str, str]:
-    """Return name without suffix -> path of the image files that lie in a folder.
+    """Return name without suffix -> path of the image files in a folder.
 
     Raises:
-        DataError: the folder is not there or cannot be read, or two images have one name.
+        DataError: if the folder does not exist or cannot be read, or two images have the same name.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; images are looked for there")
@@ -148,7 +148,7 @@ def images_by_stem(folder: Path) -> dict[str, str]:
 
 
 def beginning_of(path: str | os.PathLike[str]) -> str:
-    """Say what a file is by its first bytes, for messages."""
+    """Describe what a file is from its first bytes, for messages."""
     from resnet_jax.data.formats import HEAD_BYTES
 
     with open_file(path) as file:

@@ -1,8 +1,8 @@
-"""Which colour of a mask is which class: a small table beside the masks, in any of the forms that people have.
+"""Which color of a mask is which class: a small table beside the masks, in any of the common forms.
 
-Each line has a name and three numbers, in any order: ``name,r,g,b`` (``class_dict.csv``), ``64 128 64  Animal``
-(CamVid's ``label_colors.txt``), ``background:0,0,0::`` (CVAT's ``labelmap.txt``). The first line may be a heading; of
-four numbers in a row the first is an index.
+Each line has a name and three numbers, in any order: ``name,r,g,b`` (``class_dict.csv``), ``64 128 64 Animal``
+(CamVid's ``label_colors.txt``), ``background:0,0,0::`` (CVAT's ``labelmap.txt``). The first line may be a header; if
+there are four numbers in a row, the first is an index.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ MAX_BYTES = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class Colours:
-    """A table of colours.
+    """A table of colors.
 
     Attributes:
-        file: where it stands.
-        names: of the classes, in order of the lines.
-        codes: int32 (K,), the colour of each as r * 65536 + g * 256 + b.
+        file: the file it comes from.
+        names: names of the classes, in the order of the lines.
+        codes: int32 (K,), the color of each as r * 65536 + g * 256 + b.
     """
 
     file: str
@@ -43,14 +43,14 @@ class Colours:
     codes: np.ndarray
 
     def values(self, colours: np.ndarray, where: str) -> np.ndarray:
-        """Return the line, from 0, of every pixel's colour.
+        """Return the 0-based line of every pixel's color.
 
         Args:
             colours: uint8 RGB (H, W, 3).
-            where: the mask, for the message.
+            where: the mask, for messages.
 
         Raises:
-            DataError: a colour that is not in the table.
+            DataError: for a color that is not in the table.
         """
         codes = codes_of(colours)
         order = np.argsort(self.codes)
@@ -74,10 +74,10 @@ def codes_of(colours: np.ndarray) -> np.ndarray:
 
 
 def find_colours(folder: Path) -> Colours | None:
-    """Return the table of colours in a folder; None if there is none.
+    """Return the table of colors in a folder; None if there is none.
 
     Raises:
-        DataError: a table that cannot be read.
+        DataError: for a table that cannot be read.
     """
     for name in FILES:
         if (folder / name).is_file():
@@ -86,10 +86,10 @@ def find_colours(folder: Path) -> Colours | None:
 
 
 def read_colours(file: Path) -> Colours:
-    """Read a table of colours.
+    """Read a table of colors.
 
     Raises:
-        DataError: a line without a name or three numbers up to 255, or a name or colour twice.
+        DataError: for a line without a name or three numbers up to 255, or a repeated name or color.
     """
     names: list[str] = []
     codes: list[int] = []
@@ -113,7 +113,7 @@ def read_colours(file: Path) -> Colours:
 
 
 def _parsed(line: str) -> tuple[str, tuple[int, int, int]] | None:
-    """Return the name and colour of a line, or None."""
+    """Return the name and color of a line, or None."""
     words = [word for word in re.split(r"[,;:\s]+", line.strip().strip('"')) if word]
     for end in range(len(words), 2, -1):  # the last three numbers in a row
         triple = words[end - 3 : end]

@@ -1,8 +1,8 @@
-"""What a mask file stores: a number, or a colour, for every pixel; never a picture of it.
+"""The stored contents of a mask file, a number or a color for every pixel, never a rendering of it.
 
-A PNG of a palette holds numbers, and a decoder makes colours of them; a PNG of 1, 2 or 4 bits a pixel holds small
-numbers, and a decoder spreads them over 0..255. Here a PNG's numbers come as they are stored. JPEG is refused: it
-changes values at every edge. Colours of three equal channels are numbers.
+A palette PNG stores numbers, which a decoder turns into colors; a PNG with 1, 2 or 4 bits per pixel stores small
+numbers, which a decoder spreads over 0..255. Here the numbers of a PNG are returned as stored. JPEG is rejected because
+it changes values at every edge. Colors with three equal channels are numbers.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from resnet_jax.runtime.plain_numpy import read_array
 PNG = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3
 _SPREAD = {1: 255, 2: 85, 4: 17}
-"""Bits of a grey PNG -> what a decoder multiplies its numbers by."""
+"""Bits of a gray PNG -> the factor that a decoder applies to its numbers."""
 
 
 def read_mask_file(path: str, *, shown: bool = False) -> np.ndarray:
-    """Return what a mask file stores.
+    """Return the stored contents of a mask file.
 
     Args:
         path: PNG, TIFF, BMP, GIF, WebP or .npy.
-        shown: whether a palette's colours are wanted, and not its numbers.
+        shown: whether to return a palette's colors instead of its numbers.
 
     Returns:
-        Numbers, uint8 or uint16 or int32 (H, W), or colours, uint8 RGB (H, W, 3).
+        Numbers, uint8 or uint16 or int32 (H, W), or colors, uint8 RGB (H, W, 3).
 
     Raises:
-        DataError: it cannot be read or decoded, is a JPEG, or holds anything else.
+        DataError: if it cannot be read or decoded, is a JPEG, or contains anything else.
     """
     return decode_mask(read_bytes(path), path, shown=shown)
 
 
 def decode_mask(data: bytes, where: str, *, shown: bool = False) -> np.ndarray:
-    """Return what the bytes of a mask file store; see :func:`read_mask_file`."""
+    """Return the stored contents of the bytes of a mask file; see :func:`read_mask_file`."""
     if data.startswith(NPY):
         return _array(data, where)
     found = identify(data[:HEAD_BYTES])
@@ -64,9 +64,9 @@ def decode_mask(data: bytes, where: str, *, shown: bool = False) -> np.ndarray:
 
 
 def _as_grey(data: bytes, where: str) -> bytes:
-    """Return a PNG of grey or of a palette as grey: rows are stored alike, so the numbers of the pixels stay.
+    """Return a gray or palette PNG as gray: rows are stored the same way, so the numbers of the pixels are kept.
 
-    Palette, transparency and every other chunk that changes what is shown are dropped.
+    Palette, transparency and every other chunk that affects rendering are dropped.
     """
     header = bytearray(data[16:29])
     header[9] = _GREY

@@ -1,7 +1,7 @@
-"""Which values masks hold, counted once over all pixels and kept: classes are known before training starts.
+"""The values that masks contain, counted once over all pixels and stored, so that classes are known before training.
 
-The count is kept in the cache directory under a fingerprint of the files' names, sizes and times, so that a second
-start reads no mask.
+The counts are stored in the cache directory under a fingerprint of the files' names, sizes and times, so that a second
+start reads no masks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from resnet_jax.runtime.plain_json import load_json
 VERSION = 1
 CHUNK = 8
 LARGEST = (1 << 16) - 1
-"""Value of a mask that is counted: a count has room for all up to it."""
+"""Largest mask value that is counted: counts have room for all values up to it."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class ValueCount:
     """How often a value occurs.
 
     Attributes:
-        pixels: that hold it.
-        masks: that hold it anywhere.
+        pixels: number of pixels with the value.
+        masks: number of masks that contain it.
         first: index of the first mask that does.
     """
 
@@ -44,15 +44,15 @@ class ValueCount:
 
 
 def count_values(paths: Sequence[str], read: Callable[[str], np.ndarray], how: str) -> dict[int, ValueCount]:
-    """Return value -> how often it occurs in these masks, in increasing order; from the cache where that is possible.
+    """Return value -> how often it occurs in these masks, in increasing order; from the cache if possible.
 
     Args:
-        paths: of the masks.
+        paths: paths of the masks.
         read: returns the values of a mask, non-negative integers (H, W).
-        how: what else decides what ``read`` returns, such as a table of colours.
+        how: what else determines the result of ``read``, such as a table of colors.
 
     Raises:
-        DataError: as ``read``, or of values that are no classes.
+        DataError: as raised by ``read``, or for values that cannot be classes.
     """
     keeps = os.environ.get(VARIABLE, "").lower() != "off"
     kept = cache_directory() / "masks" / f"{_fingerprint(paths, how)}.json"

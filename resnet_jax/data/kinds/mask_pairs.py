@@ -1,13 +1,13 @@
-"""Which mask belongs to which image: the layouts of folders that people have.
+"""Which mask belongs to which image, in the common folder layouts.
 
-1. ``PATH/train`` with ``PATH/trainannot`` (or ``train_labels``, ``train_masks``, ...) beside it, and so on for val and
+1. ``PATH/train`` next to ``PATH/trainannot`` (or ``train_labels``, ``train_masks``, ...), and the same for val and
    test: CamVid in SegNet's form;
 2. ``PATH/train/images`` with ``PATH/train/masks`` (or ``labels``, ``annotations``, ``gt``, ...);
 3. ``PATH/images/train`` with ``PATH/masks/train`` (ADE20K's form);
 4. ``PATH/images`` with ``PATH/masks``: one split;
-5. images and masks in one folder, or in ``PATH/train``, ``PATH/val``, told apart by what masks' names end in.
+5. images and masks in one folder, or in ``PATH/train``, ``PATH/val``, distinguished by the suffix of the masks' names.
 
-A mask has its image's path below the folder, without suffix, or with ``_mask`` or the like at its end.
+The path of a mask below its folder is that of its image, apart from the suffix, and may end in ``_mask`` or similar.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def find_pairs(root: Path) -> dict[str, Pairs]:
     """Return split -> image and mask of every example, sorted by image.
 
     Raises:
-        DataError: another layout, an image without a mask or a mask without an image.
+        DataError: for another layout, or an image without a mask or vice versa.
     """
     if not root.is_dir():
         what = "this is a file and no folder" if root.exists() else "there is no such folder"
@@ -58,7 +58,7 @@ def find_pairs(root: Path) -> dict[str, Pairs]:
 
 
 def _folders(root: Path, names: list[str], splits: dict[str, str]) -> dict[str, tuple[Path, Path]] | None:
-    """Return split -> folder of images and folder of masks, which may be the same one; None for another layout."""
+    """Return split -> folder of images and folder of masks, which may be the same; None for another layout."""
     pairs = [(name, split, _two_of(root / name) or _beside(root, name, names)) for name, split in splits.items()]
     found: dict[str, tuple[Path, Path]] = {}
     for name, split, two in pairs:
@@ -112,7 +112,7 @@ def _has_masks_by_name(folder: Path) -> bool:
 
 
 def files_below(folder: Path) -> list[str]:
-    """Return the image and .npy files below a folder, sorted; hidden names are passed over."""
+    """Return the image and .npy files below a folder, sorted, without hidden ones."""
     found = []
     for above, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]

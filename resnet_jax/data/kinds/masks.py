@@ -1,14 +1,15 @@
-"""``masks:PATH``: images with a class of every pixel, in folders of images and masks; `mask_pairs` has the layouts.
+"""``masks:PATH``: images with a class for every pixel, in folders of images and masks; see `mask_pairs` for layouts.
 
-**Values.** A mask stores a number for every pixel: that of a palette PNG, not its colour. 255 is no class, and so is
-``data.void_value``; the others are the classes in order, so that with ``data.void_value 0`` value 1 is the first class.
-Masks that hold nothing but 0 and 255 are of two classes, and 255 is the second. Colours, a palette's too, become
-classes by a table beside the folders (``class_dict.csv``, ``label_colors.txt``, ...: `mask_colours`), line by line.
+**Values.** A mask stores a number for every pixel: for a palette PNG its number, not its color. 255 is no class, and
+neither is ``data.void_value``; the other values are the classes in order, so that with ``data.void_value 0`` value 1 is
+the first class. Masks that contain only 0 and 255 have two classes, and 255 is the second. Colors, including those of a
+palette, become classes by a table beside the folders (``class_dict.csv``, ``label_colors.txt``, ...: `mask_colours`),
+line by line.
 
-**Classes** are named by ``data.class_list``, one name a class; with a table of colours the list chooses and orders its
-classes, and the rest count nowhere. Without a list they are the table's, or the numbers up to the largest that occurs
-(counted over all masks once, and kept). A value beyond the list is an error that names the mask, and so is a mask of
-another size than its image.
+**Classes** are named by ``data.class_list``, one name per class; with a table of colors, the list selects and orders
+its classes, and the rest is ignored. Without a list, they are those of the table, or the numbers up to the largest one
+that occurs (counted once over all masks, and stored). A value beyond the list is an error that names the mask, and so
+is a mask of a different size than its image.
 """
 
 from __future__ import annotations
@@ -34,21 +35,21 @@ from resnet_jax.data.registry import register_source
 from resnet_jax.errors import DataError
 
 NONE = 255
-"""Class of a pixel that has none."""
+"""Class of a pixel without a class."""
 SAMPLE = 32
-"""Masks that are looked at to see whether they hold colours."""
+"""Number of masks that are examined to see whether they contain colors."""
 _UNKNOWN = -1
 
 
 @dataclass(frozen=True, eq=False)
 class MaskRecords:
-    """Image files with a mask file each; both are read when asked.
+    """Image files with one mask file each; both are read on access.
 
     Attributes:
         paths: N images.
         masks: N masks.
-        table: int16, value of a mask -> class; 255 for none, -1 for a value that may not be.
-        colours: of colour masks; else None.
+        table: int16, value of a mask -> class; 255 for none, -1 for an invalid value.
+        colours: the table of colors for color masks; otherwise None.
         channels: as for image files.
         pixels: as for image files.
         values: how often each value occurs.
@@ -107,10 +108,10 @@ class MaskRecords:
 
 
 def read_values(path: str, colours: Colours | None) -> np.ndarray:
-    """Return the value of every pixel of a mask; of colours their lines in the table.
+    """Return the value of every pixel of a mask; for colors, their lines in the table.
 
     Raises:
-        DataError: colours without a table of them, or one that is not in it.
+        DataError: for colors without a table, or that are not in it.
     """
     values = read_mask_file(path, shown=colours is not None)
     if values.ndim == 2:
@@ -128,7 +129,7 @@ def load_masks(path: str, reading: Reading, /) -> Dataset:
     """Find the masks of all images, and count their values once.
 
     Raises:
-        DataError: another layout, an image or a mask that is alone, or a value that is no class.
+        DataError: for another layout, an image or mask without its partner, or a value that cannot be a class.
     """
     root = Path(path).expanduser()
     return mask_dataset(f"masks:{path}", find_pairs(root), reading, find_colours(root))
@@ -144,14 +145,14 @@ def mask_dataset(
     """Return a data set of images and masks.
 
     Args:
-        name: of the source.
+        name: name of the source.
         pairs: split -> image and mask of every example.
         reading: how it is read.
-        colours: a table of colours beside the masks, if any.
-        usual: names of classes, where no list gives them, for the largest value that is not 255.
+        colours: a table of colors beside the masks, if any.
+        usual: default names of classes, given the largest value other than 255.
 
     Raises:
-        DataError: a mask that cannot be read, or a value that is no class.
+        DataError: for a mask that cannot be read, or a value that cannot be a class.
     """
     names_of_table = colours.names if colours is not None else None
     if colours is not None and not _is_coloured([mask for found in pairs.values() for _, mask in found]):
@@ -200,13 +201,13 @@ def mask_dataset(
 
 
 def _is_coloured(masks: list[str]) -> bool:
-    """Return whether masks hold colours, by a few of them: one alone may be black all over."""
+    """Return whether masks contain colors, judging by a few of them: a single one may be all black."""
     chosen = masks[:: max(1, len(masks) // SAMPLE)]
     return any(read_mask_file(mask, shown=True).ndim == 3 for mask in chosen)
 
 
 def _table_of_numbers(count: int, void: int | None) -> np.ndarray:
-    """Return value -> class: the values but 255 and ``void``, in order."""
+    """Return value -> class: the values except 255 and ``void``, in order."""
     if count > NONE:
         raise DataError(f"{count:,} classes; masks of up to {NONE} are read, for {NONE} stands for none")
     values = [value for value in range(count + 2) if value not in (NONE, void)][:count]
@@ -221,7 +222,7 @@ def _table_of_numbers(count: int, void: int | None) -> np.ndarray:
 def _table_of_colours(
     colours: Colours, listed: tuple[str, ...] | None, void: int | None
 ) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
-    """Return line -> class, the names of the classes, and what is to be said."""
+    """Return line -> class, the names of the classes, and notes."""
     kept = listed or tuple(name for line, name in enumerate(colours.names) if line != void)
     strange = [name for name in kept if name not in colours.names]
     if strange:
@@ -253,7 +254,7 @@ def _check_values(
 def _notes(
     counts: Mapping[str, Mapping[int, ValueCount]], table: np.ndarray, names: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Say which classes never occur, and how many pixels have none."""
+    """Return notes on classes that never occur, and on pixels without a class."""
     pixels, void, total = np.zeros(len(names), np.int64), 0, 0
     for found in counts.values():
         for value, count in found.items():

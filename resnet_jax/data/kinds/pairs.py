@@ -1,15 +1,15 @@
-"""``pairs:LEFT+RIGHT``: examples of two sources as pairs of one class, such as ``pairs:digits+wav:PATH``.
+"""``pairs:LEFT+RIGHT``: examples of two sources as pairs with the same class, such as ``pairs:digits+wav:PATH``.
 
-``image`` is an example of the source on the left, ``other`` one of the source on the right that has the same class:
-pairs are **composed**, and nothing but the class belongs together. Both must have classes of the same names.
+``image`` is an example of the left source, ``other`` an example of the right source with the same class: pairs are
+**composed**, and nothing but the class belongs together. Both must have classes with the same names.
 
-A source that has no splits of its own is divided, by class: 70 % train, 10 % validation, 20 % test; so an example of
-either side is in one split only. Each split has as many pairs of a class as the side with more examples of it; of the
-other side all are used equally often. Which pairs are made depends on the seed, 0 unless ``@SEED`` ends the line;
-``@all`` divides nothing: one split of everything, to evaluate on. Other pairs in every epoch: transform
+A source without its own splits is divided by class: 70% train, 10% validation, 20% test; so an example of either side
+is in only one split. Each split has as many pairs of a class as the side with more examples of it; the examples of the
+other side are all used equally often. The pairs depend on the seed, 0 unless the source ends with ``@SEED``; ``@all``
+makes a single split of everything, to evaluate on. For new pairs in every epoch, use the transform
 ``shuffle_partners``.
 
-Settings such as ``data.class_pattern`` and ``data.signal_length`` go to the sides whose kind of source uses them.
+Settings such as ``data.class_pattern`` and ``data.signal_length`` apply to the sides whose kind of source uses them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from resnet_jax.errors import DataError, UsageError
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 """How a source without splits is divided."""
 PAIRS = 0x70616972
-"""Stream of the draws of partners."""
+"""Random stream for the partners."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,17 +66,17 @@ class PairRecords:
 
 
 def paired(left: Source, right: Source, labels: np.ndarray, seed: int, *, apart: bool = False) -> PairRecords:
-    """Return pairs of examples of the same class, each of either side as often as others of its class, up to one.
+    """Return pairs of examples of the same class, in which examples of a class are used equally often, up to one.
 
     Args:
         left: N examples.
         right: M examples.
-        labels: int32 (M,) of the right, as those of the left are counted.
-        seed: of the draws.
-        apart: left and right are the same examples, of which none is its own partner.
+        labels: int32 (M,), labels of the right source in the numbering of the left.
+        seed: random seed.
+        apart: left and right are the same examples, and none may be its own partner.
 
     Raises:
-        DataError: a class that one side has and the other has not, or of which ``apart`` has a single example.
+        DataError: if only one side has a class, or with ``apart`` a class has a single example.
     """
     rows, found = [], []
     for label in np.unique(left.labels).tolist():
@@ -107,8 +107,8 @@ def load_pairs(location: str, reading: Reading, /) -> Dataset:
     """Open both sources and pair their examples.
 
     Raises:
-        UsageError: a location that cannot be read, or a setting that neither source uses.
-        DataError: as the sources raise; or classes of other names on the two sides.
+        UsageError: for an unreadable location, or a setting that neither source uses.
+        DataError: as raised by the sources; or if the two sides have classes with different names.
     """
     from resnet_jax.data.source import load_dataset
 
@@ -164,7 +164,7 @@ def _of_side(reading: Reading, uses: set[str], channels: int | None) -> Reading:
 
 
 def _divided(dataset: Dataset, seed: int, *, whole: bool) -> dict[str, Source]:
-    """Return the splits of a source, its own if it has some; with ``whole`` all of it as one."""
+    """Return the splits of a source, its own if it has any; with ``whole`` everything as one."""
     if whole:
         if "all" not in dataset.splits:
             raise UsageError(f"{dataset.name} has splits of its own: leave @all out")
@@ -177,12 +177,12 @@ def _divided(dataset: Dataset, seed: int, *, whole: bool) -> dict[str, Source]:
 
 
 def sides_of(location: str) -> tuple[str, str, str]:
-    """Return both sources of a location, and the seed or ``all`` at its end, or nothing.
+    """Return both sources of a location, and the seed or ``all`` at its end, if any.
 
-    It is cut at the first + that is followed by a kind of source.
+    It is split at the first + that is followed by a kind of source.
 
     Raises:
-        UsageError: it is not two sources.
+        UsageError: if it is not two sources.
 
     >>> sides_of("digits+npz:a+b.npz@3")
     ('digits', 'npz:a+b.npz', '3')

@@ -1,7 +1,7 @@
 """XML of annotations: elements, texts and attributes; no document types, so no entities, and a bounded size.
 
-What entities can do (billion laughs, files and addresses read from outside) needs a document type declaration; a file
-with one is refused as soon as it begins.
+Entity attacks (billion laughs, external files and addresses) need a document type declaration; a file with one is
+rejected as soon as it is encountered.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def parse_xml(path: str) -> Element:
     """Return the root of an XML file.
 
     Raises:
-        DataError: it cannot be read, is too large, too deep or no XML, or declares a document type.
+        DataError: if it cannot be read, is too large, too deep or not XML, or declares a document type.
     """
     data = read_bytes(path, MAX_BYTES)
     builder, parser, depth = TreeBuilder(), expat.ParserCreate(), 0

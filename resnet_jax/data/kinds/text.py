@@ -2,8 +2,9 @@
 
 The class is the folder (``PATH/CLASS/*.txt``, or ``PATH/train/CLASS`` with ``PATH/test`` or ``PATH/val``), or is found
 in the path by ``data.class_pattern``. A window has ``data.signal_length`` characters (128), windows do not overlap, and
-the rest of a file is left out unless the file has nothing else; such a one ends in zeros. Numbers are those of
-:mod:`resnet_jax.data.characters`. Windows of one file are alike, so ``data.group_by group`` keeps them in one part.
+the rest of a file is dropped unless the file is shorter than a window, which is then padded with zeros. Numbers are
+those of :mod:`resnet_jax.data.characters`. Windows of one file are similar, so ``data.group_by group`` keeps them in
+one part.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class TextRecords(ArrayRecords):
     """Windows of texts in memory.
 
     Attributes:
-        groups: of each the number of its file, sorted.
+        groups: the number of each one's file, sorted.
         paths: the files.
     """
 
@@ -48,7 +49,7 @@ def load_text(path: str, reading: Reading, /) -> Dataset:
     """Read the texts into memory.
 
     Raises:
-        DataError: no such folder, no texts, texts of no class, or what is no UTF-8.
+        DataError: if there is no such folder or no texts, texts have no class, or a file is not UTF-8.
     """
     if reading.channels not in (None, 1):
         raise DataError(f"text:{path}: characters are one channel, and {reading.channels} are wanted")
@@ -75,7 +76,7 @@ def load_text(path: str, reading: Reading, /) -> Dataset:
 
 
 def windows(numbers: np.ndarray, length: int) -> np.ndarray:
-    """Return windows (n, length) of a text that do not overlap; of a short text one that ends in zeros.
+    """Return non-overlapping windows (n, length) of a text; a short text gives one, padded with zeros.
 
     >>> windows(np.arange(1, 6), 2).tolist(), windows(np.arange(1, 3), 3).tolist()
     ([[1, 2], [3, 4]], [[1, 2, 0]])

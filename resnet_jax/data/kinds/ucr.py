@@ -1,14 +1,15 @@
 """``ucr:PATH``: series of the UCR and UEA archives, each a signal (length, dimensions), float32.
 
-``PATH`` is a folder with ``NAME_TRAIN.ts`` and ``NAME_TEST.ts`` (splits train and test), or one file (split all). Read
-are ``.ts``, the format of the archives since 2018 (header lines with ``@``, then one case a line: values by comma,
-dimensions by colon, the class last), and the UCR archive's ``.tsv`` (the class, then values, by tab). Classes are in
-the order of ``@classLabel``; without it sorted, as numbers if they are. ``@targetLabel true`` makes them values.
+``PATH`` is a folder with ``NAME_TRAIN.ts`` and ``NAME_TEST.ts`` (splits train and test), or one file (split all).
+Supported are ``.ts``, the format of the archives since 2018 (header lines with ``@``, then one case per line: values
+separated by commas, dimensions by colons, the class last), and the UCR archive's ``.tsv`` (the class, then values,
+separated by tabs). Classes are in the order of ``@classLabel``; without it they are sorted, as numbers if possible.
+``@targetLabel true`` makes them values.
 
-**Unequal length**: shorter series end in zeros up to the longest of both splits; ``data.signal_length`` chooses another
-length, and longer series lose their end. **Missing values** (``?``, ``NaN``) at the end of all dimensions of a series
-are taken for its end, as the archives pad; anywhere else they are refused, for no number stands for them. Time stamps
-are refused. Numbers are rounded to float32, nothing else is done to them.
+**Unequal length**: shorter series are padded with zeros to the longest of both splits; ``data.signal_length`` chooses
+another length, to which longer series are cut. **Missing values** (``?``, ``NaN``) at the end of all dimensions of a
+series are taken as its end, as the archives pad them; anywhere else they are rejected, because no number stands for
+them. Time stamps are rejected. Numbers are rounded to float32 and otherwise unchanged.
 
 A. Bagnall et al., The UEA multivariate time series classification archive (2018), arXiv:1811.00075.
 """
@@ -39,17 +40,17 @@ _KEYS = ("problemname", "timestamps", "missing", "univariate", "dimensions", "di
 
 @dataclass
 class Cases:
-    """What one file holds.
+    """The contents of one file.
 
     Attributes:
         file: its path.
         series: float32 (length, dimensions) each.
-        labels: one text each.
-        lines: at which each stands.
-        classes: as the header lists them; None if it does not.
+        labels: one string each.
+        lines: the line number of each.
+        classes: as listed in the header; None if they are not.
         values: whether labels are values to predict.
-        cut: series that ended in missing values.
-        header: key in small letters -> the rest of its line.
+        cut: number of series that ended in missing values.
+        header: key in lower case -> the rest of its line.
     """
 
     file: Path
@@ -67,7 +68,7 @@ def load_ucr(path: str, reading: Reading, /) -> Dataset:
     """Read the series into memory.
 
     Raises:
-        DataError: not there, no such file, or a case that is not as the header says, with its file and line.
+        DataError: if it does not exist, has no such file, or a case contradicts the header; with its file and line.
     """
     files = find_files(Path(path).expanduser())
     cases = {split: _read(file) for split, file in files.items()}
@@ -99,7 +100,7 @@ def find_files(place: Path) -> dict[str, Path]:
     """Return split -> file of the series at a path.
 
     Raises:
-        DataError: none, or files of several problems.
+        DataError: if there are none, or files of several data sets.
     """
     if place.is_file():
         if place.suffix.lower() not in ENDINGS:
@@ -156,7 +157,7 @@ def _read(file: Path) -> Cases:
 
 
 def _ts_rows(text: str, cases: Cases) -> Iterator[tuple[int, list[str], str]]:
-    """Yield line, dimensions and label of every case, after the header is read into ``cases``."""
+    """Yield line, dimensions and label of every case, after parsing the header into ``cases``."""
     in_data = False
     for line, row in enumerate(text.splitlines(), 1):
         row = row.strip()
@@ -236,7 +237,7 @@ def _series(dimensions: list[str], where: str) -> tuple[np.ndarray, bool]:
 
 
 def _check_header(cases: Cases) -> None:
-    """Refuse cases that are not as the header says."""
+    """Reject cases that contradict the header."""
     lengths, header = {len(series) for series in cases.series}, cases.header
     dimensions = cases.series[0].shape[1]
     said = header.get("serieslength", "")

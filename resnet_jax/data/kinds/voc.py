@@ -1,17 +1,17 @@
-"""``voc:PATH``: images with boxes as Pascal VOC writes them, one XML file an image.
+"""``voc:PATH``: images with boxes in Pascal VOC format, one XML file per image.
 
-Three layouts: VOC's own (``PATH/Annotations/*.xml``, ``PATH/JPEGImages``, lists ``PATH/ImageSets/Main/train.txt``,
-``val.txt``, ``test.txt``; ``trainval.txt`` where there is no train; one list alone, such as a test, is all there is;
-without lists all images are one split), a
-``VOCdevkit`` with one year in it, and ``PATH/train``, ``PATH/valid``, ``PATH/test`` that each hold images and XML files
-beside each other or in ``JPEGImages`` and ``Annotations``. An image has the name of its XML file.
+There are three layouts: VOC's own (``PATH/Annotations/*.xml``, ``PATH/JPEGImages``, lists
+``PATH/ImageSets/Main/train.txt``, ``val.txt``, ``test.txt``; ``trainval.txt`` if there is no train; a single list, such
+as a test, is used alone; without lists all images are one split), a ``VOCdevkit`` with one year in it, and
+``PATH/train``, ``PATH/valid``, ``PATH/test`` that each contain images and XML files beside each other or in
+``JPEGImages`` and ``Annotations``. An image has the name of its XML file.
 
-**Corners.** VOC counts pixels from 1, the last one inclusive: xmin, ymin, xmax, ymax become top = ymin - 1,
-left = xmin - 1, bottom = ymax, right = xmax (:mod:`resnet_jax.data.boxes`). A box that reaches outside is clipped;
-one without area is left out. Both are counted in the notes.
+**Corners.** VOC counts pixels from 1, with the last one inclusive: xmin, ymin, xmax, ymax become top = ymin - 1, left =
+xmin - 1, bottom = ymax, right = xmax (:mod:`resnet_jax.data.boxes`). A box that extends outside is clipped; one without
+area is dropped. Both are counted in the notes.
 
-**Classes** are the names of all objects, sorted (VOC's own order), or ``data.class_list``. ``difficult`` objects stay,
-with a field that says so. Files with a document type or of more than 16 MB are refused.
+**Classes** are the names of all objects, sorted (VOC's own order), or ``data.class_list``. ``difficult`` objects are
+kept, with a field that marks them. Files with a document type or larger than 16 MB are rejected.
 
 M. Everingham et al., The Pascal Visual Object Classes (VOC) Challenge, IJCV 2010.
 """
@@ -73,7 +73,7 @@ def load_voc(path: str, reading: Reading, /) -> Dataset:
     """List the images and read all annotations.
 
     Raises:
-        DataError: another layout, a list that names what is not there, or an annotation that is broken.
+        DataError: for another layout, a list with missing files, or a broken annotation.
     """
     root = devkit_year(Path(path).expanduser())
     pairs = find_pairs(root)
@@ -95,7 +95,7 @@ def devkit_year(root: Path) -> Path:
     """Return the folder of the year in a VOCdevkit, or the folder itself.
 
     Raises:
-        DataError: no such folder, or several years.
+        DataError: if there is no such folder, or there are several years.
     """
     if not root.is_dir():
         what = "this is a file and no folder" if root.exists() else "there is no such folder"
@@ -114,7 +114,7 @@ def find_pairs(root: Path) -> dict[str, list[tuple[str, str]]]:
     """Return split -> annotation and image of every example.
 
     Raises:
-        DataError: another layout; an image or an annotation that a list names and is not there.
+        DataError: for another layout, or a missing image or annotation that a list names.
     """
     if (root / "Annotations").is_dir():
         return _with_lists(root)
@@ -169,10 +169,10 @@ def _with_lists(root: Path) -> dict[str, list[tuple[str, str]]]:
 
 
 def listed_stems(path: Path) -> list[str]:
-    """Return the names that a list of VOC has, one a line (what follows a name is not read).
+    """Return the names in a VOC list, one per line (the rest of a line is ignored).
 
     Raises:
-        DataError: none, or one twice.
+        DataError: if there are none, or one occurs twice.
     """
     stems = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
     if not stems or len(set(stems)) < len(stems):
@@ -195,10 +195,10 @@ def _read_all(pairs: dict[str, list[tuple[str, str]]]) -> dict[str, list[VocFile
 
 
 def read_voc(annotation: str, image: str) -> VocFile:
-    """Read one XML file; image sizes that are missing or 0 in it come from the image's header.
+    """Read one XML file; image sizes that are missing or 0 in it are taken from the image's header.
 
     Raises:
-        DataError: no annotation of VOC's, or an object without a name or with corners that are no numbers.
+        DataError: if it is not a VOC annotation, or has an object without a name or with non-numeric corners.
     """
     root = parse_xml(annotation)
     if root.tag != "annotation":
@@ -244,7 +244,7 @@ def _image_boxes(file: VocFile, place: dict[str, int], classes: Sequence[str]) -
 
 
 def _zero_based(files: dict[str, list[VocFile]]) -> tuple[str, ...]:
-    """Say that boxes begin at 0, which VOC's pixels, counted from 1, do not."""
+    """Return a note that boxes begin at 0, although VOC counts pixels from 1."""
     corners = [item.corners for found in files.values() for file in found for item in file.objects]
     zeros = sum(min(xmin, ymin) == 0 for xmin, ymin, _, _ in corners)
     if not zeros:

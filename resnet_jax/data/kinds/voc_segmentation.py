@@ -1,8 +1,8 @@
-"""``voc_segmentation:PATH``: Pascal VOC's images with a class of every pixel: ``SegmentationClass/*.png``.
+"""``voc_segmentation:PATH``: Pascal VOC's images with a class for every pixel: ``SegmentationClass/*.png``.
 
 ``PATH`` is a year of VOC or a VOCdevkit with one year in it; the splits are the lists in ``ImageSets/Segmentation``
-(train, val, test; trainval where there is no train), or all masks. Masks are PNG with a palette, whose numbers count;
-255 is no class. Up to 20 they are VOC's 21 classes, background first, unless ``data.class_list`` names them.
+(train, val, test; trainval if there is no train), or all masks. Masks are palette PNGs, whose numbers are used; 255 is
+no class. Numbers up to 20 are VOC's 21 classes, background first, unless ``data.class_list`` names them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def load_voc_segmentation(path: str, reading: Reading, /) -> Dataset:
     """Find the masks that the lists name, and count their values once.
 
     Raises:
-        DataError: another layout, an image or mask that is not there, or a value that is no class.
+        DataError: for another layout, a missing image or mask, or a value that cannot be a class.
     """
     root = Path(path).expanduser()
     root = root if (root / "SegmentationClass").is_dir() else devkit_year(root)

@@ -1,9 +1,9 @@
 """The array of one volume file, (depth, height, width, channels): .npy, .npz, or NIfTI through nibabel.
 
-NIfTI stores axes as x, y, z in any order and direction; here a volume is turned to the closest of the axes right,
-anterior, superior (flips and exchanges of axes only, nothing is resampled) and comes as z, y, x: ``volume[0]`` is the
-lowest slice. A fourth axis is the channels. A scale and offset in the header are applied, to float32. What these
-volumes' voxels measure is not read; volumes of different spacing are not made alike.
+NIfTI stores axes as x, y, z in any order and direction; here a volume is reoriented to the closest of the axes right,
+anterior, superior (by flips and transpositions only, without resampling) and returned as z, y, x: ``volume[0]`` is the
+lowest slice. A fourth axis is the channels. A scale and offset in the header are applied, in float32. The voxel spacing
+is not read; volumes with different spacings are not made alike.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ ENDINGS = (".npy", ".npz", *NIFTI)
 
 
 def read_volume(path: str) -> np.ndarray:
-    """Return the volume of a file, (D, H, W, C), of a dtype that devices have.
+    """Return the volume of a file, (D, H, W, C), in a dtype that devices support.
 
     Raises:
-        DataError: it cannot be read, or what it holds is no volume.
+        DataError: if it cannot be read, or does not contain a volume.
     """
     if path.lower().endswith(NIFTI):
         return _checked(_nifti(path), path)
@@ -47,7 +47,7 @@ def read_volume(path: str) -> np.ndarray:
 
 
 def _checked(values: np.ndarray, path: str) -> np.ndarray:
-    """Return a volume with an axis of channels, or refuse what is none."""
+    """Return a volume with a channel axis, or reject anything else."""
     said = f"{path}: {values.dtype} {values.shape}"
     if values.ndim == 3:
         values = values[..., None]

@@ -1,9 +1,9 @@
 """``volumes:PATH``: volumes (depth, height, width, channels) by class.
 
-``PATH`` is a folder with one folder of ``.npy``, ``.npz`` or NIfTI files (``.nii``, ``.nii.gz``; needs
-``resnet-flax[volumes]``) a class, with splits or without (`class_files` has the layouts), read when asked; or an .npz
-file, which is that of ``npz:PATH`` with its inputs taken for volumes: MedMNIST's too. All volumes must have one shape:
-nothing is resampled, cropped or padded.
+``PATH`` is a folder with one subfolder of ``.npy``, ``.npz`` or NIfTI files (``.nii``, ``.nii.gz``; needs
+``resnet-flax[volumes]``) per class, with splits or without (see `class_files` for the layouts), read on access; or an
+.npz file, read as by ``npz:PATH`` with its inputs as volumes, including MedMNIST's. All volumes must have the same
+shape: nothing is resampled, cropped or padded.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ VOLUMES = FileType(ENDINGS, "volume files")
 
 @dataclass(frozen=True, eq=False)
 class VolumeRecords:
-    """Volume files, read when asked.
+    """Volume files, read on access.
 
     Attributes:
         paths: N files.
         labels: int32 (N,).
-        shape: of the first volume, which all must have.
-        dtype: of the first volume.
+        shape: shape of the first volume, which all must have.
+        dtype: dtype of the first volume.
         encoded_bytes: the size of all files.
     """
 
@@ -72,7 +72,8 @@ def load_volumes(path: str, reading: Reading, /) -> Dataset:
     """List the volumes of a folder, or read an .npz file.
 
     Raises:
-        DataError: no such file or folder, another layout, no volumes, or a first volume that cannot be read.
+        DataError: if there is no such file or folder or no volumes, for another layout, or if the first volume cannot
+            be read.
     """
     root = Path(path).expanduser()
     if root.is_file():

@@ -1,12 +1,12 @@
 """``wav:PATH``: sound files by class, each a signal (length, channels), float32 in [-1, 1).
 
 The class is the folder (``PATH/CLASS/*.wav``, or ``PATH/train/CLASS`` with ``PATH/test`` or ``PATH/val``), or is found
-in the path by ``data.class_pattern``: ``'^([0-9]+)_'``. Where ``PATH`` has Speech Commands' ``testing_list.txt`` and
-``validation_list.txt``, the files they list are the splits test and val, and the rest train.
+in the path by ``data.class_pattern``: ``'^([0-9]+)_'``. If ``PATH`` contains Speech Commands' ``testing_list.txt`` and
+``validation_list.txt``, the files they list are the splits test and val, and the rest is train.
 
-Headers are read at opening: all sounds must have one sample rate and one number of channels; nothing is resampled or
-mixed. **Sounds of different lengths** end in zeros up to the longest of all splits; with ``data.signal_length`` they
-are brought to that length: shorter ones end in zeros, longer ones lose their end. FLAC and Ogg need
+Headers are read on opening: all sounds must have the same sampling rate and number of channels; nothing is resampled or
+mixed. **Sounds of different lengths** are padded with zeros to the longest of all splits; with ``data.signal_length``
+they are brought to that length: shorter ones are padded with zeros, longer ones are cut at the end. FLAC and Ogg need
 ``resnet-flax[audio]``.
 """
 
@@ -30,23 +30,23 @@ from resnet_jax.errors import DataError
 
 SOUNDS = FileType((".wav", ".wave", *OTHERS), "sound files")
 LISTS = {"validation_list.txt": "val", "testing_list.txt": "test"}
-"""Lists of paths below the folder, as Speech Commands has them, and the split that each is."""
+"""Lists of paths below the folder, as in Speech Commands, and the split that each defines."""
 NOISE = "_background_noise_"
-"""Folder of Speech Commands that is no class: minutes of noise to be mixed in."""
+"""A folder of Speech Commands that is not a class: minutes of noise for mixing."""
 CHUNK = 64
 
 
 @dataclass(frozen=True, eq=False)
 class SoundRecords:
-    """Sound files, read when asked, cut or padded with zeros at the end to one length.
+    """Sound files, read on access, cut or padded with zeros at the end to the same length.
 
     Attributes:
         paths: N files.
         labels: int32 (N,).
-        lengths: int64 (N,), samples that each file has.
-        rate: samples a second, of all.
-        channels: of all.
-        length: of every example.
+        lengths: int64 (N,), number of samples in each file.
+        rate: their sampling rate.
+        channels: their number of channels.
+        length: number of samples of every example.
         encoded_bytes: the size of all files, as far as it is known.
     """
 
@@ -78,7 +78,7 @@ class SoundRecords:
 
 
 def brought_to(values: np.ndarray, length: int) -> np.ndarray:
-    """Return a signal (L, C) with zeros at its end, or without its end, as (length, C).
+    """Return a signal (L, C) padded with zeros or cut at the end, as (length, C).
 
     >>> brought_to(np.ones((2, 1), np.float32), 3)[:, 0].tolist()
     [1.0, 1.0, 0.0]
@@ -91,7 +91,7 @@ def brought_to(values: np.ndarray, length: int) -> np.ndarray:
 
 
 def length_note(lengths: np.ndarray, length: int, what: str) -> str:
-    """Say how signals of several lengths became one; empty if all have it."""
+    """Describe how signals of several lengths were brought to one; empty if all have the same length."""
     shorter, longer = int((lengths < length).sum()), int((lengths > length).sum())
     if not shorter and not longer:
         return ""
@@ -108,7 +108,8 @@ def load_wav(path: str, reading: Reading, /) -> Dataset:
     """List the sounds and read their headers.
 
     Raises:
-        DataError: no such folder, no sounds, sounds of no class, of several rates or numbers of channels, or broken.
+        DataError: if there is no such folder or no sounds, sounds have no class or differ in rate or channels, or are
+            broken.
     """
     root = Path(path).expanduser()
     files = _with_lists(root, list_class_files(root, SOUNDS, reading))
@@ -166,7 +167,7 @@ def _headers(paths: tuple[str, ...]) -> list[SoundHeader]:
 
 
 def _with_lists(root: Path, files: ClassFiles) -> ClassFiles:
-    """Divide the files of one split as Speech Commands' lists say, without its folder of noise."""
+    """Divide the files of one split according to Speech Commands' lists, without its folder of noise."""
     lists = {split: root / name for name, split in LISTS.items() if (root / name).is_file()}
     if "all" not in files.paths or not lists:
         return files

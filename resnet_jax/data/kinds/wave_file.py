@@ -1,7 +1,7 @@
 """The samples of a sound file as float32 in [-1, 1): WAV by its own specification, FLAC and Ogg through soundfile.
 
-PCM of b bits is divided by 2^(b-1); 8 bits are unsigned, so 128 is 0. 8, 16 and 24 bits are exact in float32; 32 bits
-are rounded to its 24. Floats are what they are. Other codings (A-law, ADPCM, MP3 in WAV) are refused.
+PCM with b bits is divided by 2^(b-1); 8 bits are unsigned, so 128 is 0. 8, 16 and 24 bits are exact in float32; 32 bits
+are rounded to its 24. Floats are unchanged. Other encodings (A-law, ADPCM, MP3 in WAV) are rejected.
 
 Microsoft and IBM, Multimedia Programming Interface and Data Specifications 1.0 (1991); Microsoft, Multiple Channel
 Audio Data and WAVE Files (2001).
@@ -22,22 +22,22 @@ from resnet_jax.runtime.limits import too_much_unpacked
 from resnet_jax.runtime.plain_files import open_file
 
 OTHERS = (".flac", ".ogg", ".oga", ".opus")
-"""Endings of files that soundfile reads."""
+"""Suffixes of files that soundfile reads."""
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _CODINGS = {2: "ADPCM", 6: "A-law", 7: "mu-law", 0x11: "IMA ADPCM", 0x50: "MPEG", 0x55: "MP3"}
 
 
 @dataclass(frozen=True)
 class SoundHeader:
-    """What a sound file says of itself.
+    """The header of a sound file.
 
     Attributes:
-        rate: samples a second.
-        channels: of each sample.
-        frames: samples of each channel.
-        bits: of one stored sample; 0 where it is not known.
+        rate: samples per second.
+        channels: number of channels.
+        frames: number of samples per channel.
+        bits: bits of a stored sample; 0 if unknown.
         floats: whether samples are floating-point numbers.
-        start: byte at which the samples begin, of a WAV.
+        start: byte at which the samples of a WAV begin.
     """
 
     rate: int
@@ -52,7 +52,7 @@ def read_header(path: str) -> SoundHeader:
     """Return the header of a sound file.
 
     Raises:
-        DataError: it cannot be read, is no sound file, cut short, or of a coding that is not read.
+        DataError: if it cannot be read, is not a sound file, is truncated, or has an unsupported encoding.
     """
     if path.lower().endswith(OTHERS):
         found = _with_soundfile(path, lambda library: library.info(path))
@@ -68,7 +68,7 @@ def read_samples(path: str) -> tuple[np.ndarray, SoundHeader]:
     """Return the samples of a sound file, float32 (frames, channels), and its header.
 
     Raises:
-        DataError: as :func:`read_header`; or values that are not finite.
+        DataError: as for :func:`read_header`; or if values are not finite.
     """
     if path.lower().endswith(OTHERS):
         values, rate = _with_soundfile(path, lambda library: library.read(path, dtype="float32", always_2d=True))
@@ -122,7 +122,7 @@ def _wav_header(file: BinaryIO, path: str) -> SoundHeader:
 
 
 def _layout(data: bytes, path: str) -> tuple[int, ...]:
-    """Return coding, channels, rate, bytes of a frame and bits."""
+    """Return encoding, channels, rate, bytes per frame and bits."""
     if len(data) < 16:
         raise DataError(f"{path}: a WAV file whose format is cut short")
     coding, channels, rate, _, block, bits = struct.unpack("<HHIIHH", data[:16])

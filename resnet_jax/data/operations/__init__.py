@@ -1,14 +1,14 @@
-"""Operations on images of 8 bits: one table of definitions for host and device, for single transforms and policies.
+"""Operations on 8-bit images: one table of definitions for host and device, used by single transforms and policies.
 
-==========  ===========================================================
-file        what it holds
-==========  ===========================================================
-``colour``  lookup tables and blends, as Pillow rounds
-``hue``     the turn of the hue
-``affine``  shears, shifts, turns, enlargement; images, masks and boxes
+==========  =======================================================================
+file        content
+==========  =======================================================================
+``colour``  lookup tables and blends, rounded as in Pillow
+``hue``     the rotation of the hue
+``affine``  shears, translations, rotations and scaling, of images, masks and boxes
 ``table``   the rows: name, form, magnitude
 ``apply``   one operation on an example, or one chosen among several
-==========  ===========================================================
+==========  =======================================================================
 """
 
 from resnet_jax.data.operations.apply import Drawing, apply_chosen, apply_operation

@@ -1,10 +1,11 @@
-"""Affine maps of images, masks and boxes: where every pixel of the result comes from.
+"""Affine transforms of images, masks and boxes: where every pixel of the result comes from.
 
-A map is Pillow's six numbers (a, b, c, d, e, f): the point (x, y) of the result is (a x + b y + c, d x + e y + f) of
-what is given, in pixels, x to the right and y down, a pixel's middle at + 1/2. Signs are those of torchvision.
+A transform is given by Pillow's six numbers (a, b, c, d, e, f): the point (x, y) of the result comes from (a x + b y +
+c, d x + e y + f) in the input, in pixels, x to the right and y down, with pixel centers at + 1/2. Signs are those of
+torchvision.
 
-The nearest pixel is found in 16 fixed bits as Pillow does. As in :mod:`resnet_jax.data.operations.colour`, ``xp`` is
-numpy or jax.numpy.
+The nearest pixel is found with 16 fixed-point bits as in Pillow. As in :mod:`resnet_jax.data.operations.colour`, ``xp``
+is numpy or jax.numpy.
 """
 
 from __future__ import annotations
@@ -17,52 +18,52 @@ import numpy as np
 Array = Any
 Interpolation = Literal["nearest", "bilinear"]
 Map: TypeAlias = tuple[Array, Array, Array, Array, Array, Array]
-#: One pixel in fixed bits.
+#: One pixel in fixed point.
 ONE = 1 << 16
 
 
 def identity(xp: Any, height: int, width: int, _: Array) -> Map:
-    """Everything stays."""
+    """Leave everything in place."""
     return 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
 
 
 def shear_x(xp: Any, height: int, width: int, amount: Array) -> Map:
-    """A row y pixels down moves left by ``amount * y`` pixels."""
+    """Move a row y pixels down to the left by ``amount * y`` pixels."""
     return 1.0, amount, 0.0, 0.0, 1.0, 0.0
 
 
 def shear_y(xp: Any, height: int, width: int, amount: Array) -> Map:
-    """A column x pixels to the right moves up by ``amount * x`` pixels."""
+    """Move a column x pixels to the right up by ``amount * x`` pixels."""
     return 1.0, 0.0, 0.0, amount, 1.0, 0.0
 
 
 def translate_x(xp: Any, height: int, width: int, pixels: Array) -> Map:
-    """Everything moves right."""
+    """Move everything to the right."""
     return 1.0, 0.0, -pixels, 0.0, 1.0, 0.0
 
 
 def translate_y(xp: Any, height: int, width: int, pixels: Array) -> Map:
-    """Everything moves down."""
+    """Move everything down."""
     return 1.0, 0.0, 0.0, 0.0, 1.0, -pixels
 
 
 def translate_x_rel(xp: Any, height: int, width: int, share: Array) -> Map:
-    """Everything moves right by a share of the width."""
+    """Move everything to the right by a fraction of the width."""
     return translate_x(xp, height, width, share * width)
 
 
 def translate_y_rel(xp: Any, height: int, width: int, share: Array) -> Map:
-    """Everything moves down by a share of the height."""
+    """Move everything down by a fraction of the height."""
     return translate_y(xp, height, width, share * height)
 
 
 def rotate(xp: Any, height: int, width: int, degrees: Array) -> Map:
-    """A turn about the middle, counter-clockwise."""
+    """Rotate counterclockwise about the center."""
     return general(xp, height, width, angle=-degrees)
 
 
 def scale(xp: Any, height: int, width: int, factor: Array) -> Map:
-    """Everything is enlarged about the middle."""
+    """Scale about the center."""
     return general(xp, height, width, factor=factor)
 
 
@@ -76,16 +77,16 @@ def general(
     shear: tuple[Array, Array] = (0.0, 0.0),
     by: tuple[Array, Array] = (0.0, 0.0),
 ) -> Map:
-    """Return the map of a shear, then a turn and an enlargement about the middle, then a shift (torchvision's affine).
+    """Return the map of a shear, then a rotation and scaling about the center, then a shift (torchvision's affine).
 
     Args:
         xp: numpy or jax.numpy.
-        height: of the image.
-        width: of the image.
+        height: height of the image.
+        width: width of the image.
         angle: degrees, clockwise.
-        factor: of the enlargement.
+        factor: scale factor.
         shear: degrees, along x and along y.
-        by: pixels to the right, and down.
+        by: translation in pixels, to the right and down.
     """
     turn, across, along = (xp.asarray(degrees) * (math.pi / 180) for degrees in (angle, *shear))
     upright = xp.cos(along)
@@ -93,7 +94,7 @@ def general(
     b = -xp.cos(turn - along) * xp.tan(across) / upright - xp.sin(turn)
     c = xp.sin(turn - along) / upright
     d = -xp.sin(turn - along) * xp.tan(across) / upright + xp.cos(turn)
-    # the inverse: of determinant 1 before the enlargement
+    # the inverse: of determinant 1 before the scaling
     a, b, c, d = d / factor, -b / factor, -c / factor, a / factor
     middle_x, middle_y = width / 2, height / 2
     right, down = middle_x + by[0], middle_y + by[1]
@@ -101,7 +102,7 @@ def general(
 
 
 def is_identity(transform: Map) -> bool:
-    """Whether a map, of numbers and not traced, leaves everything where it is."""
+    """Return whether a map of concrete numbers leaves everything in place."""
     return tuple(float(value) for value in transform) == (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
@@ -110,10 +111,10 @@ def warped(xp: Any, values: Array, transform: Map, fill: Array, interpolation: I
 
     Args:
         xp: numpy or jax.numpy.
-        values: what is mapped.
+        values: the array to map.
         transform: the map.
-        fill: what is seen beyond the border: a number, or one a channel.
-        interpolation: the nearest pixel, or the four around weighted by nearness and cut off to whole numbers.
+        fill: value beyond the border: a number, or one per channel.
+        interpolation: the nearest pixel, or the four neighbors weighted by proximity and truncated to integers.
     """
     found, inside = (_nearest if interpolation == "nearest" else _bilinear)(xp, values, transform)
     if values.ndim == 3:
@@ -130,7 +131,7 @@ def _nearest(xp: Any, values: Array, transform: Map) -> tuple[Array, Array]:
 
 
 def _places(xp: Any, values: Array, transform: Map) -> tuple[Array, Array, Array]:
-    """Return of each pixel the row and column that it comes from, and whether these are in the image at all."""
+    """Return the row and column that each pixel comes from, and whether these are in the image."""
     height, width = values.shape[:2]
     a, b, c, d, e, f = transform
     middle = (a, b, c + (a + b) / 2, d, e, f + (d + e) / 2)
@@ -163,7 +164,7 @@ def _bilinear(xp: Any, values: Array, transform: Map) -> tuple[Array, Array]:
 
 
 def moved_boxes(xp: Any, boxes: Array, transform: Map, height: int, width: int) -> Array:
-    """Return the boxes (n, 4) around where their corners come to lie, cut off at the border; of the same dtype."""
+    """Return the boxes (n, 4) around the mapped corners, clipped at the border; of the same dtype."""
     a, b, c, d, e, f = (xp.asarray(value, xp.float32) for value in transform)
     top, left, bottom, right = (boxes[..., place].astype(xp.float32) for place in range(4))
     x = xp.stack([left, right, left, right], axis=-1) - c

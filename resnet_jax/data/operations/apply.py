@@ -1,4 +1,4 @@
-"""One operation on an example, or one chosen among several: the host computes that one, the device each form once."""
+"""One operation on an example, or one of several: the host computes only the chosen one, the device each form once."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Array = Any
 
 @dataclass(frozen=True)
 class Drawing:
-    """How an image is drawn anew under a map.
+    """How an image is resampled under a map.
 
     Attributes:
-        interpolation: of images; masks always take the nearest pixel.
-        fill: what is seen beyond the border, of 0 .. 255: a number, or one a channel.
+        interpolation: interpolation of images; masks always use the nearest pixel.
+        fill: value beyond the border, in 0 .. 255: a number, or one per channel.
     """
 
     interpolation: Interpolation = "nearest"
@@ -37,11 +37,11 @@ def apply_operation(
 
     Args:
         xp: numpy or jax.numpy.
-        fields: of one example; its image uint8 (height, width, channels).
-        spec: what they are.
+        fields: fields of one example; its image is uint8 (height, width, channels).
+        spec: the meaning of the fields.
         operation: a row of the table.
-        magnitude: a number; ignored where the operation has none.
-        drawing: of maps.
+        magnitude: a number; ignored if the operation has none.
+        drawing: how maps are resampled.
 
     >>> from resnet_jax.data.operations.table import OPERATIONS
     >>> image = np.array([[[0], [100], [255]]], np.uint8)
@@ -74,18 +74,18 @@ def apply_chosen(
 ) -> dict[str, Array]:
     """Return an example after operation number ``which``.
 
-    On the device that number is not known when the step is compiled. Instead of every operation, each form is computed
-    once: the lookup tables of all, which are small, of which one is chosen and looked up; the map of all, of which one
-    is drawn; and one blend. What was not chosen does nothing: an identity.
+    On the device that number is unknown when the step is compiled. Instead of every operation, each form is computed
+    once: the lookup tables of all operations, which are small, and a lookup in the chosen one; the maps of all, and a
+    resampling with the chosen one; and one blend. Forms that were not chosen act as the identity.
 
     Args:
         xp: numpy or jax.numpy.
-        fields: of one example; its image uint8 (height, width, channels).
-        spec: what they are.
-        operations: those that can be chosen; each of the form ``whole`` is computed.
-        which: index of one.
-        magnitude: of that one.
-        drawing: of maps.
+        fields: fields of one example; its image is uint8 (height, width, channels).
+        spec: the meaning of the fields.
+        operations: the operations to choose from; each of the form ``whole`` is computed.
+        which: index of the chosen one.
+        magnitude: its magnitude.
+        drawing: how maps are resampled.
     """
     if xp is np:
         return apply_operation(np, fields, spec, operations[int(which)], magnitude, drawing)
@@ -96,7 +96,7 @@ def apply_chosen(
         for place in blends:
             chosen = which == place
             degenerate = xp.where(chosen, operations[place].function(xp, image), degenerate)
-        # an image blended with itself stays
+        # an image blended with itself is unchanged
         found["image"] = colour.blend(xp, degenerate, image, magnitude).astype(xp.uint8)
     if lookups:
         counts = colour.Counts(xp, image)

@@ -1,4 +1,4 @@
-"""Gaussian blur of 8-bit images, as torchvision weights and rounds it."""
+"""Gaussian blur of 8-bit images, with the weights and rounding of torchvision."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Array = Any
 
 
 def blurred(xp: Any, image: Array, size: int, sigma: Array) -> Array:
-    """Return an image averaged with the weights of a Gaussian, mirrored at its border without the border itself.
+    """Return an image averaged with Gaussian weights, mirrored at its border without repeating the border pixels.
 
     Args:
         xp: numpy or jax.numpy.
         image: uint8 (height, width, channels).
-        size: of the kernel, odd; half of it is less than a side of the image.
+        size: size of the kernel, odd; half of it is less than a side of the image.
         sigma: standard deviation in pixels, float32.
 
     >>> blurred(np, np.full((3, 3, 1), 7, np.uint8), 3, np.float32(1)).ravel().tolist()
@@ -39,7 +39,7 @@ def blurred(xp: Any, image: Array, size: int, sigma: Array) -> Array:
 
 
 def kernel(xp: Any, size: int, sigma: Array) -> Array:
-    """Return the weights, float32 (size,), 1 in sum."""
+    """Return the weights, float32 (size,), which sum to 1."""
     place = xp.arange(size, dtype=xp.float32) - (size - 1) / 2
     weights = xp.exp(-0.5 * (place / xp.asarray(sigma, xp.float32)) ** 2)
     return weights / weights.sum()

@@ -1,8 +1,8 @@
-"""Operations on 8-bit colours: lookup tables a channel, and blends with another image. As Pillow rounds, to the bit.
+"""Operations on 8-bit colors: lookup tables per channel, and blends with another image. Rounded exactly as in Pillow.
 
 Every function takes the array module ``xp`` that it computes with, :mod:`numpy` on the host or ``jax.numpy`` within a
-compiled step: the definition is the same. All arithmetic is of integers, but for the blend, which is Pillow's in
-float32; its product is kept from being fused with its sum, for that would round otherwise.
+compiled step; the definition is the same. All arithmetic is on integers, except the blend, which is Pillow's in
+float32; its product is prevented from being fused with its sum, which would round differently.
 """
 
 from __future__ import annotations
@@ -14,33 +14,34 @@ import numpy as np
 
 Array = Any
 LEVELS = 256
-#: Of red, green and blue in grey, as shares of 2^16: ITU-R 601-2.
+#: Weights of red, green and blue in gray, as multiples of 1 / 2^16: ITU-R 601-2.
 GREY = (19595, 38470, 7471)
-#: Weights of Pillow's SMOOTH filter, 13 in all.
+#: Weights of Pillow's SMOOTH filter, which sum to 13.
 SMOOTH_CENTRE, SMOOTH_SUM = 5, 13
 
 
 def blend(xp: Any, degenerate: Array, image: Array, factor: Array) -> Array:
-    """Return ``degenerate + factor (image - degenerate)`` cut to 0 .. 255, its fraction cut off.
+    """Return ``degenerate + factor (image - degenerate)``, truncated to integers and clipped to 0 .. 255.
 
     Args:
         xp: numpy or jax.numpy.
-        degenerate: integers, what a factor of 0 gives.
-        image: integers, what a factor of 1 gives.
+        degenerate: integers, the result for a factor of 0.
+        image: integers, the result for a factor of 1.
         factor: float32; above 1 it extrapolates.
 
     >>> blend(np, np.array([0, 100]), np.array([101, 50]), np.float32(0.5)).tolist()
     [50, 75]
     """
     difference = image.astype(xp.int32) - degenerate.astype(xp.int32)
-    # the bound is never reached; it stands between product and sum, which a compiler would contract to one rounding
+    # the bound is never reached; it separates product and sum, which a compiler would otherwise contract to one
+    # rounding
     product = xp.maximum(xp.asarray(factor, xp.float32) * difference.astype(xp.float32), xp.float32(-1e9))
     total = degenerate.astype(xp.float32) + product
     return xp.clip(total, 0, 255).astype(xp.int32)
 
 
 class Counts:
-    """What the lookup tables of an image depend on, computed once when first asked for.
+    """What the lookup tables of an image depend on, computed once on first use.
 
     Args:
         xp: numpy or jax.numpy.
@@ -52,7 +53,7 @@ class Counts:
 
     @functools.cached_property
     def histogram(self) -> Array:
-        """Pixels of each value, int32 (channels, 256)."""
+        """Number of pixels with each value, int32 (channels, 256)."""
         xp, channels = self.xp, self.image.shape[-1]
         values = self.image.reshape(-1, channels).astype(xp.int32) + xp.arange(channels, dtype=xp.int32)[None] * LEVELS
         counts = xp.bincount(values.ravel(), **_length(xp, channels * LEVELS))
@@ -60,7 +61,7 @@ class Counts:
 
     @functools.cached_property
     def grey_mean(self) -> Array:
-        """The mean of the image in grey, rounded half up."""
+        """The mean of the image in gray, rounded half up."""
         xp = self.xp
         values = grey(xp, self.image)
         count = int(np.prod(values.shape))
@@ -74,9 +75,9 @@ def _length(xp: Any, length: int) -> dict[str, int]:
 
 
 def grey(xp: Any, image: Array) -> Array:
-    """Return an image's luminance, int32 (height, width): (0.299 R + 0.587 G + 0.114 B) in 16 fixed bits, rounded.
+    """Return an image's luminance, int32 (height, width): 0.299 R + 0.587 G + 0.114 B in 16-bit fixed point, rounded.
 
-    Of an image of one channel it is that.
+    For an image with one channel this is the channel.
     """
     values = image.astype(xp.int32)
     if image.shape[-1] != 3:
@@ -86,14 +87,14 @@ def grey(xp: Any, image: Array) -> Array:
 
 
 def greyed(xp: Any, image: Array) -> Array:
-    """Return an image with its luminance in every channel; what saturation 0 gives."""
+    """Return an image with its luminance in every channel: the result for saturation 0."""
     if image.shape[-1] != 3:
         return image.astype(xp.int32)
     return xp.broadcast_to(grey(xp, image)[..., None], image.shape)
 
 
 def smoothed(xp: Any, image: Array) -> Array:
-    """Return an image averaged over 3 x 3 pixels, the middle one counted 5 times; its border stays. Sharpness 0."""
+    """Return an image averaged over 3 x 3 pixels, the center counted 5 times; its border is unchanged. Sharpness 0."""
     values = image.astype(xp.int32)
     if min(image.shape[:2]) < 3:
         return values
@@ -114,50 +115,50 @@ def _values(xp: Any) -> Array:
 
 
 def identity(counts: Counts, _: Array) -> Array:
-    """Every value as it is."""
+    """Keep every value."""
     return _alike(counts, _values(counts.xp))
 
 
 def brightness(counts: Counts, factor: Array) -> Array:
-    """A blend with black."""
+    """Blend with black."""
     xp = counts.xp
     return _alike(counts, blend(xp, xp.zeros(LEVELS, xp.int32), _values(xp), factor))
 
 
 def contrast(counts: Counts, factor: Array) -> Array:
-    """A blend with the mean of the image in grey."""
+    """Blend with the mean of the image in gray."""
     xp = counts.xp
     return _alike(counts, blend(xp, xp.broadcast_to(counts.grey_mean, (LEVELS,)), _values(xp), factor))
 
 
 def posterize(counts: Counts, bits: Array) -> Array:
-    """Only so many upper bits are kept, 0 to 8; a fraction of a bit is cut off."""
+    """Keep only this many upper bits, 0 to 8; a fraction of a bit is truncated."""
     xp = counts.xp
     dropped = 8 - xp.clip(xp.asarray(bits).astype(xp.int32), 0, 8)
     return _alike(counts, (_values(xp) >> dropped) << dropped)
 
 
 def solarize(counts: Counts, threshold: Array) -> Array:
-    """Values from the threshold on are inverted."""
+    """Invert values from the threshold on."""
     xp = counts.xp
     values = _values(xp)
     return _alike(counts, xp.where(values.astype(xp.float32) < threshold, values, 255 - values))
 
 
 def solarize_add(counts: Counts, added: Array) -> Array:
-    """A number is added to values below 128, at most up to 255 (the ``SolarizeAdd`` of timm)."""
+    """Add a number to values below 128, up to 255 at most (timm's ``SolarizeAdd``)."""
     xp = counts.xp
     values = _values(xp)
     return _alike(counts, xp.where(values < 128, xp.clip(values + xp.asarray(added).astype(xp.int32), 0, 255), values))
 
 
 def invert(counts: Counts, _: Array) -> Array:
-    """255 minus the value."""
+    """Replace each value by 255 minus the value."""
     return _alike(counts, 255 - _values(counts.xp))
 
 
 def autocontrast(counts: Counts, _: Array) -> Array:
-    """The least value of each channel becomes 0 and the largest 255, the others between in proportion."""
+    """Stretch each channel so that its smallest value becomes 0 and its largest 255."""
     xp, channels = counts.xp, counts.image.shape[-1]
     pixels = counts.image.reshape(-1, channels).astype(xp.int32)
     low, high = pixels.min(0)[:, None], pixels.max(0)[:, None]
@@ -168,7 +169,7 @@ def autocontrast(counts: Counts, _: Array) -> Array:
 
 
 def _rounded_down(xp: Any, width: Array, low: Array, over: Array) -> Array:
-    """Return 1 where ``over * 255 / width`` is whole and Pillow's sum in float64 falls just short of it."""
+    """Return 1 where ``over * 255 / width`` is an integer and Pillow's float64 sum falls just short of it."""
     first, parts, short = (xp.asarray(table) for table in _shortfalls())
     share = parts[width]
     whole = (over * 255 % xp.maximum(width, 1) == 0) & (width > 0)
@@ -178,11 +179,11 @@ def _rounded_down(xp: Any, width: Array, low: Array, over: Array) -> Array:
 
 @functools.cache
 def _shortfalls() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return where the float64 expression of ``PIL.ImageOps.autocontrast`` is short of a whole number by rounding.
+    """Return where the float64 expression of ``PIL.ImageOps.autocontrast`` falls short of an integer by rounding.
 
     Returns:
-        Of each width high - low: where its entries start, and g = gcd(width, 255); and the entries, bool, of a width in
-        the order of ``low`` and then of the g + 1 values whose exact results are whole.
+        For each width high - low: where its entries start, and g = gcd(width, 255); and the entries, bool, of a width
+        in the order of ``low`` and then of the g + 1 values whose exact results are integers.
     """
     first, parts, short, length = np.zeros(LEVELS, np.int32), np.zeros(LEVELS, np.int32), [], 0
     for width in range(1, LEVELS):
@@ -197,7 +198,7 @@ def _shortfalls() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def equalize(counts: Counts, _: Array) -> Array:
-    """Values of each channel are spread so that all are about as frequent."""
+    """Spread the values of each channel so that all are about equally frequent."""
     xp, histogram = counts.xp, counts.histogram
     values = _values(xp)[None]
     last = xp.where(histogram > 0, values, -1).max(axis=1)[:, None]

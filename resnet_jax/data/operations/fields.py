@@ -14,7 +14,7 @@ from resnet_jax.data.operations.affine import Interpolation, Map, moved_boxes, w
 
 Array = Any
 Fields = Mapping[str, Array]
-#: Of masks of this name: what no class is counted at, there as where an image has no pixels.
+#: For masks of this name: the value that counts as no class, also where an image has no pixels.
 UNLABELLED = {"segmentation": 255}
 
 
@@ -24,26 +24,26 @@ def meaning_in(name: str, spec: Spec) -> str:
 
 
 def moves_along(name: str, spec: Spec) -> bool:
-    """Whether a field is touched when the image moves."""
+    """Return whether a field changes when the image moves."""
     return name == "box_label" or meaning_in(name, spec) in ("image", "mask", "boxes")
 
 
 def mask_fill(name: str) -> int:
-    """Return what a mask has where there is no image: nothing, 0, but 255 of ``segmentation``, which counts nowhere."""
+    """Return a mask's value where there is no image: 0, but 255 for ``segmentation``, which counts nowhere."""
     return UNLABELLED.get(name, 0)
 
 
 def moved(
     fields: Fields, spec: Spec, image: Callable[[Array], Array], mask: Callable[[str, Array], Array], boxes: Any
 ) -> dict[str, Array]:
-    """Return the fields, each moved by the function for what it is.
+    """Return the fields, each moved by the function for its kind.
 
     Args:
-        fields: of an example.
-        spec: what they are.
-        image: of the input.
-        mask: of its name and a mask.
-        boxes: of boxes (n, 4).
+        fields: fields of an example.
+        spec: the meaning of the fields.
+        image: moves the input.
+        mask: moves a mask, given its name.
+        boxes: moves boxes (n, 4).
     """
     found = dict(fields)
     for name, values in fields.items():
@@ -60,15 +60,15 @@ def moved(
 
 
 def cut_off(xp: Any, fields: Fields, spec: Spec, shape: tuple[int, ...]) -> dict[str, Array]:
-    """Return the fields with boxes cut off at the border; those of which less than a pixel's side is left are none.
+    """Return the fields with boxes clipped at the border; boxes with less than a pixel of a side left are removed.
 
-    As :func:`resnet_jax.data.boxes.without_empty`, of arrays of JAX too, and with a batch axis or without.
+    Like :func:`resnet_jax.data.boxes.without_empty`, but also for JAX arrays, with or without a batch axis.
 
     Args:
         xp: numpy or jax.numpy.
-        fields: of an example or a batch.
-        spec: what they are.
-        shape: height, width of the image.
+        fields: fields of an example or a batch.
+        spec: the meaning of the fields.
+        shape: height and width of the image.
     """
     found = dict(fields)
     for name, values in fields.items():
@@ -91,11 +91,11 @@ def mapped(
 
     Args:
         xp: numpy or jax.numpy.
-        fields: of the example.
-        spec: what they are.
+        fields: fields of the example.
+        spec: the meaning of the fields.
         transform: the map.
-        fill: of the image beyond its border.
-        interpolation: of the image; masks take the nearest pixel.
+        fill: value of the image beyond its border.
+        interpolation: interpolation of the image; masks use the nearest pixel.
     """
     height, width = fields["image"].shape[:2]
     found = moved(

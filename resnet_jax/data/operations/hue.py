@@ -1,4 +1,4 @@
-"""Hue on 8-bit colours: to hue, saturation and value of 8 bits as Pillow does it, the hue turned, and back."""
+"""Hue rotation of 8-bit colors: converted to 8-bit hue, saturation and value as in Pillow, rotated, converted back."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Array = Any
 
 
 def turned(xp: Any, image: Array, turn: Array) -> Array:
-    """Return an image whose hue is turned by a share of the circle; of one channel it stays as it is.
+    """Return an image whose hue is rotated by a fraction of the circle; with one channel it is unchanged.
 
     Args:
         xp: numpy or jax.numpy.
         image: uint8 (height, width, channels).
-        turn: -0.5 to 0.5; of 255 steps, its fraction cut off (as torchvision does).
+        turn: -0.5 to 0.5; in 255 steps, truncated (as in torchvision).
     """
     if image.shape[-1] != 3:
         return image
@@ -26,13 +26,13 @@ def turned(xp: Any, image: Array, turn: Array) -> Array:
 
 
 def to_hsv(xp: Any, image: Array) -> tuple[Array, Array, Array]:
-    """Return hue, saturation and value, int32 of 0 .. 255, (height, width)."""
+    """Return hue, saturation and value, int32 in 0 .. 255, (height, width)."""
     red, green, blue = (image[..., channel].astype(xp.int32) for channel in range(3))
     high, low = xp.maximum(xp.maximum(red, green), blue), xp.minimum(xp.minimum(red, green), blue)
     width = high - low
     safe = xp.maximum(width, 1)
     first, second = red == high, green == high
-    # the sixth of the circle is told by the largest channel and the sign of the difference of the two others
+    # the sextant is determined by the largest channel and the sign of the difference of the other two
     difference = xp.where(first, green - blue, xp.where(second, blue - red, red - green))
     third = xp.where(first, 0, xp.where(second, 1, 2)).astype(xp.int32)
     hues, saturations = (xp.asarray(table) for table in _tables())
@@ -47,7 +47,7 @@ def to_hsv(xp: Any, image: Array) -> tuple[Array, Array, Array]:
 def _tables() -> tuple[np.ndarray, np.ndarray]:
     """Return Pillow's hue (largest channel, negative difference, width, |difference|) and saturation (width, value).
 
-    Its quotients are float32, its sums float64, both cut off to whole numbers; tables have them on all devices alike.
+    Its quotients are float32 and its sums float64, both truncated to integers; tables give the same on all devices.
     """
     width = np.maximum(np.arange(256), 1)[:, None].astype(np.float32)
     remaining = ((width - np.arange(256)[None]) / width).astype(np.float32)
@@ -67,18 +67,18 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
 
 
 def from_hsv(xp: Any, hue: Array, saturation: Array, value: Array) -> Array:
-    """Return the colours, uint8 (height, width, 3)."""
+    """Return the colors, uint8 (height, width, 3)."""
     levels = np.arange(256, dtype=np.int32) * 6
     at, within = (xp.take(xp.asarray(table), hue) for table in (levels // 255 % 6, levels % 255))
 
     def rounded(part: Array) -> Array:
-        """Return ``value (1 - saturation part / 255^2)`` rounded; a half cannot be, for 255^2 is odd."""
+        """Return ``value (1 - saturation part / 255^2)`` rounded; a tie is impossible, because 255^2 is odd."""
         return (2 * (value * 65025 - value * saturation * part) + 65025) // (2 * 65025)
 
     low, falling, rising = rounded(255 + 0 * hue), rounded(within), rounded(255 - within)
 
     def channel(rises: int, high: tuple[int, int], falls: int) -> Array:
-        """Return a channel by the sixths in which it rises, is highest, and falls; in the others it is lowest."""
+        """Return a channel from the sextants in which it rises, is highest, and falls; in the others it is lowest."""
         found = xp.where(at == rises, rising, xp.where(at == falls, falling, low))
         return xp.where((at == high[0]) | (at == high[1]) | (saturation == 0), value, found)
 

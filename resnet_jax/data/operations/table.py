@@ -1,13 +1,13 @@
-"""The operations on images, one row each: what single transforms and the policies are made of, on host and device.
+"""The image operations, one row each, from which single transforms and policies are made, on host and device.
 
-An operation has one of four forms, so that a policy on the device computes each form once and not each operation:
+An operation has one of four forms, so that a policy on the device computes each form once instead of each operation:
 
-======== ==================================================================================
-lookup   a table of 256 values a channel, of the image's counts and the magnitude
-blend    ``degenerate + magnitude (image - degenerate)``, the degenerate image of the image
-affine   a map of where each pixel comes from, of the image's size and the magnitude
-whole    the image of the image and the magnitude
-======== ==================================================================================
+======  ======================================================================================================
+lookup  a table of 256 values per channel, computed from the image's histogram and the magnitude
+blend   ``degenerate + magnitude (image - degenerate)``, where the degenerate image is computed from the image
+affine  a map that gives the origin of each pixel, computed from the image's size and the magnitude
+whole   the result computed from the image and the magnitude
+======  ======================================================================================================
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ Form = Literal["lookup", "blend", "affine", "whole"]
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation on images of 8 bits a channel.
+    """One operation on images with 8 bits per channel.
 
     Attributes:
-        name: by which it is written.
+        name: its name in text.
         form: how it is computed.
-        does: what it does, a sentence.
-        function: of lookup ``(counts, magnitude)``, of blend ``(xp, image)``, of affine ``(xp, height, width,
-            magnitude)``, of whole ``(xp, image, magnitude)``.
-        magnitude: what its magnitude is, in words; empty: it has none.
-        low: the least magnitude it can have.
-        high: the largest.
+        does: what it does, in one sentence.
+        function: for lookup ``(counts, magnitude)``, for blend ``(xp, image)``, for affine ``(xp, height, width,
+            magnitude)``, for whole ``(xp, image, magnitude)``.
+        magnitude: what its magnitude is, in words; empty if it has none.
+        low: smallest magnitude.
+        high: largest magnitude.
         neutral: the magnitude at which it does nothing, if there is one.
-        whole: whether its magnitudes are whole numbers.
+        whole: whether its magnitudes are integers.
     """
 
     name: str
@@ -51,12 +51,12 @@ class Operation:
 
     @property
     def exactness(self) -> str:
-        """How close it is to the definition, that of Pillow 13 and torchvision 0.29 on Pillow images."""
+        """How closely it matches the definition, that of Pillow 13 and of torchvision 0.29 on Pillow images."""
         return "within one level on 99.9 % of pixels" if self.form == "affine" else "exact"
 
 
 def _grey(xp: Any, image: Any, _: Any) -> Any:
-    """The image in grey, in all its channels."""
+    """Return the image in gray, in all its channels."""
     return colour.greyed(xp, image).astype(xp.uint8)
 
 
@@ -170,7 +170,7 @@ def operation_of(name: str) -> Operation:
     """Return an operation by its name.
 
     Raises:
-        UsageError: there is none; with those that there are.
+        UsageError: if there is none; the message lists those there are.
     """
     if name not in OPERATIONS:
         raise unknown("operation", name, list(OPERATIONS))

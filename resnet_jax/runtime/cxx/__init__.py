@@ -1,1 +1,3 @@
-"""C++ of this package, compiled once for a machine. Nothing here needs JAX: a compiler begins before that is loaded."""
+"""The C++ of this package, compiled once per machine. Nothing here needs JAX: compilation starts before it is
+loaded.
+"""

@@ -1,4 +1,4 @@
-"""Compiler runs that end: in bounded time, with all that they have started, and with one line if one fails."""
+"""Compiler runs with a time limit, which end together with all their subprocesses, and with a one-line error."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-#: Seconds that the compiler may take.
+#: Time limit of the compiler in seconds.
 LIMIT = "RESNET_JAX_COMPILER_SECONDS"
 #: It takes about 20 on one core of 2020, and several times that on a busy machine.
 DEFAULT_LIMIT = 300.0
-#: To say what version it is.
+#: Time limit for asking its version.
 VERSION_LIMIT = 30.0
 _POLL_SECONDS = 0.02
-#: Those that run, in any thread.
+#: The running compilers, in any thread.
 _running: set[subprocess.Popen[bytes]] = set()
 _ending = threading.Event()
 
 
 class CompilerError(Exception):
-    """The compiler failed, or did not end; the text says which and how."""
+    """The compiler failed, or did not end; the message says which and how."""
 
 
 def compiler_limit() -> float:
-    """Return the seconds that a compiler may take.
+    """Return the time limit of a compiler in seconds.
 
     Raises:
-        CompilerError: the variable is no number of seconds.
+        CompilerError: if the variable is not a number of seconds.
     """
     given = os.environ.get(LIMIT)
     if not given:
@@ -49,16 +49,16 @@ def compiler_limit() -> float:
 
 
 def run_compiler(command: Sequence[str], limit: float, environment: Mapping[str, str] | None = None) -> str:
-    """Run a compiler to its end, and return what it prints.
+    """Run a compiler to completion, and return its output.
 
     Args:
         command: the compiler and its arguments.
-        limit: seconds after which it is killed, with every process that it has started.
-        environment: of the compiler; None for this process's own.
+        limit: seconds after which it is killed, with all its subprocesses.
+        environment: environment of the compiler; None for this process's own.
 
     Raises:
-        CompilerError: it failed, or did not end within the limit.
-        OSError: it cannot be started.
+        CompilerError: if it failed, or did not end within the limit.
+        OSError: if it cannot be started.
     """
     process = _start(command, environment, subprocess.PIPE, subprocess.PIPE)
     try:
@@ -74,17 +74,17 @@ def run_compiler(command: Sequence[str], limit: float, environment: Mapping[str,
 def run_compilers(
     commands: Sequence[Sequence[str]], limit: float, environment: Mapping[str, str], folder: Path
 ) -> None:
-    """Run several compilers to their end, as many at once as there are processors; where one fails, all are stopped.
+    """Run several compilers to completion, as many at once as there are processors; if one fails, all are stopped.
 
     Args:
-        commands: what to run, in the order in which they begin.
-        limit: seconds after which all are killed, with every process that they have started.
-        environment: of the compilers.
-        folder: for what they print.
+        commands: what to run, in the order in which they start.
+        limit: seconds after which all are killed, with all their subprocesses.
+        environment: environment of the compilers.
+        folder: folder for their output.
 
     Raises:
-        CompilerError: one failed, or they did not end within the limit.
-        OSError: one cannot be started.
+        CompilerError: if one failed, or they did not end within the limit.
+        OSError: if one cannot be started.
     """
     at_once = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     until, waiting = time.monotonic() + limit, list(commands)
@@ -113,7 +113,7 @@ def run_compilers(
 
 
 def stop_compilers() -> None:
-    """Kill every compiler that runs: this process ends, and whoever waits for one in a thread does not get to it."""
+    """Kill all running compilers, because this process ends and threads that wait for one cannot."""
     _ending.set()
     for process in list(_running):
         _kill(process)
@@ -133,7 +133,7 @@ def _start(
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Kill a compiler that runs, with what it has started."""
+    """Kill a running compiler and its subprocesses."""
     if process.returncode is None:
         _kill(process)
         process.wait()

@@ -1,13 +1,13 @@
-"""A compiled library in a folder: found if it is what was written there, and made by one process while others wait.
+"""A cached compiled library: used if it is unmodified, and made by one process while others wait.
 
-A library is code, so a kept one is loaded only where nobody else can have written it
-(:mod:`resnet_jax.runtime.trusted`) and its bytes are those that the compiler wrote: their SHA-256 is the end of its
-name, ``native-IDENTITY-DIGEST.so``. It is opened once, without following a link; what is checked through that
-descriptor is what is loaded through it. A file cut short would else end the process by SIGBUS as soon as the linker
-looks at what is no longer there.
+A library is code, so a cached one is loaded only if nobody else can have written it (:mod:`resnet_jax.runtime.trusted`)
+and its bytes are those that the compiler wrote: their SHA-256 is the end of its name, ``native-IDENTITY-DIGEST.so``. It
+is opened once, without following a link, and it is loaded through the same descriptor that is checked. A truncated file
+would otherwise end the process with SIGBUS as soon as the linker accesses missing pages.
 
-Processes that need the same library take turns by a lock that ends with its process. Who waited finds the library, or
-what made the other fail; who waited longer than a compiler may take compiles for itself.
+Processes that need the same library take turns with a lock that is released when its process ends. A process that
+waited finds the library, or the reason why the other one failed; one that waited longer than a compiler may take
+compiles for itself.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from resnet_jax.runtime.trusted import distrust_file, open_own
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
 _POLL_SECONDS = 0.1
-#: Characters with which a process says to those that wait why it has no library for them.
+#: Prefix with which a process tells those that wait why it has no library for them.
 _MOST_REASON = 4096
-#: Where a library is made, until it is whole.
+#: Where a library is made, until it is complete.
 WORK = "building-"
 _ABANDONED_SECONDS = 86400.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Library:
-    """A library that was checked.
+    """A verified library.
 
     Attributes:
-        path: where it lies.
-        descriptor: it was checked through, and is loaded through.
+        path: its path.
+        descriptor: the file descriptor it was verified through, and is loaded through.
     """
 
     path: Path
@@ -50,31 +50,31 @@ class Library:
 
 
 def find(folder: Path, identity: str) -> Library | None:
-    """Return the library of an identity that lies in a folder and can be believed; None if there is none.
+    """Return the trustworthy library with an identity in a folder; None if there is none.
 
-    A damaged one is removed, and one that could be another user's passed over; either is said.
+    A damaged library is removed, and one that another user may have written is skipped; both are reported.
     """
     for path in sorted(folder.glob(f"{identity}-*.so")):
         try:
             descriptor = open_own(path)
         except OSError as error:
-            _log.warning("%s cannot be opened (%s) and is compiled anew", path, error.strerror)
+            _log.warning("%s cannot be opened (%s) and is recompiled", path, error.strerror)
             continue
         reason = distrust_file(descriptor)
         if reason is None and _digest(descriptor) == path.stem.removeprefix(f"{identity}-"):
             return Library(path, descriptor)
         os.close(descriptor)
-        _log.warning("%s %s: it is not loaded but compiled anew", path, reason or "is not what was written there")
+        _log.warning("%s %s: it is recompiled instead of loaded", path, reason or "is not what was written there")
         with contextlib.suppress(OSError):
             path.unlink()
     return None
 
 
 def keep(built: Path, folder: Path, identity: str) -> Library:
-    """Move what a compiler has written to its place, in one piece.
+    """Move a compiler's output to its place, atomically.
 
     Raises:
-        OSError: it is not there, or cannot be moved.
+        OSError: if it does not exist, or cannot be moved.
     """
     built.chmod(0o755)  # whatever the umask: one that others could write would not be loaded
     descriptor = open_own(built)
@@ -88,10 +88,10 @@ def keep(built: Path, folder: Path, identity: str) -> Library:
 
 
 def load(library: Library) -> ctypes.CDLL:
-    """Load a library that was checked.
+    """Load a verified library.
 
     Raises:
-        OSError: it does not load: another C library, a file system from which nothing is run.
+        OSError: if it does not load: because of another C library, or a file system that forbids execution.
     """
     through = Path(f"/proc/self/fd/{library.descriptor}")
     if not through.exists():  # no Linux: by its name, in a folder that only this user can write
@@ -113,17 +113,17 @@ def _digest(descriptor: int) -> str:
 
 
 def in_turn(folder: Path, identity: str, make: Callable[[], Library], limit: float) -> Library:
-    """Make a library while the other processes that want the same wait; or wait, and take theirs.
+    """Make a library while other processes that need the same one wait; or wait, and use theirs.
 
     Args:
-        folder: where it is going to lie.
-        identity: of the library.
+        folder: its folder.
+        identity: identity of the library.
         make: compiles it.
         limit: seconds to wait for another process, after which it is made here too.
 
     Raises:
-        CompilerError: it failed, here or in the process that was waited for.
-        OSError: the library cannot be written.
+        CompilerError: if it failed, here or in the other process.
+        OSError: if the library cannot be written.
     """
     remove_abandoned(folder)
     note = folder / f".{identity}.failed"
@@ -146,7 +146,7 @@ def in_turn(folder: Path, identity: str, make: Callable[[], Library], limit: flo
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove what processes that were killed while they compiled have left, a day ago or longer."""
+    """Remove what killed processes have left behind while compiling, after a day or more."""
     for path in folder.glob(f"{WORK}*"):
         with contextlib.suppress(OSError):
             if time.time() - path.lstat().st_mtime > _ABANDONED_SECONDS:
@@ -154,7 +154,7 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def _read_note(note: Path) -> tuple[int, str]:
-    """Return when another process failed and why; zero and nothing if none did."""
+    """Return when another process failed and why; zero and empty if none did."""
     try:
         descriptor = open_own(note)
     except OSError:
@@ -170,7 +170,7 @@ def _read_note(note: Path) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def _turn(path: Path, limit: float) -> Iterator[bool]:
-    """Hold a lock, after waiting for it at most so long; give whether another process had it meanwhile."""
+    """Hold a lock, after waiting for it for a limited time; yield whether another process had it meanwhile."""
     try:
         import fcntl
     except ImportError:  # Windows: everybody for himself, and the last one's library stays

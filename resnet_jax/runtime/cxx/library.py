@@ -1,7 +1,8 @@
-"""Compile the C++ of ``ops/native`` once for a machine, its units side by side, and keep the library.
+"""Compiles the C++ of ``ops/native`` once per machine, its units in parallel, and caches the library.
 
-Where a library is kept and what is believed of it: :mod:`resnet_jax.runtime.cxx.kept`. To compile it takes longer than
-to load JAX, so that a command begins with it (:func:`begin`); who needs the library waits for what has been begun.
+:mod:`resnet_jax.runtime.cxx.kept` describes where a library is cached and how it is verified. Compiling takes longer
+than loading JAX, so a command starts it first (:func:`begin`); code that needs the library waits for the running
+compilation.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from resnet_jax.runtime.cxx.kept import WORK, Library, find, in_turn, keep
 from resnet_jax.runtime.ending import before_the_end
 from resnet_jax.runtime.trusted import distrust, make_private
 
-#: ``off`` keeps XLA's own forms.
+#: ``off`` uses XLA's own implementations.
 SWITCH = "RESNET_JAX_NATIVE"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-w")
-#: The units that take longest to compile begin first; the others follow by name.
+#: The units that take longest to compile start first; the others follow by name.
 LONG = ("correlate_narrow.cc", "correlate_64.cc", "correlate_32.cc", "conv.cc", "weight_gradient.cc")
 
 _log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Begun:
     """A compilation in a thread.
 
     Args:
-        compiler: that is run.
+        compiler: the compiler to run.
     """
 
     def __init__(self, compiler: str):
@@ -64,15 +65,15 @@ class Begun:
 
     @property
     def is_running(self) -> bool:
-        """Whether a compiler is at work, here or in a process that is waited for."""
+        """Whether a compiler is running, here or in another process that is waited for."""
         return self.compiles.is_set() and self._thread.is_alive()
 
     def result(self) -> Library:
         """Wait for it.
 
         Raises:
-            CompilerError: as :func:`compiled`.
-            OSError: likewise.
+            CompilerError: as for :func:`compiled`.
+            OSError: as for :func:`compiled`.
         """
         self._thread.join()
         if self._found is None:
@@ -84,9 +85,9 @@ _begun: list[Begun] = []
 
 
 def begin() -> None:
-    """Begin to compile, in a thread, what a network needs on a CPU, if there is a compiler and JAX will use a CPU.
+    """Start compiling, in a thread, what a network needs on a CPU, if there is a compiler and JAX will use a CPU.
 
-    Nothing is said of what fails: who needs the library is told.
+    Failures are not reported here, but to the code that needs the library.
     """
     if _begun or is_switched_off() or not _runs_on_cpu() or (compiler := find_compiler()) is None:
         return
@@ -95,19 +96,19 @@ def begin() -> None:
 
 
 def is_compiling() -> bool:
-    """Return whether the compiler that was begun is still at work."""
+    """Return whether the compilation that was started is still running."""
     return any(begun.is_running for begun in _begun)
 
 
 def library(compiler: str) -> Library:
-    """Return the library, from the compilation that was begun if there is one; see :func:`compiled`."""
+    """Return the library, from the running compilation if there is one; see :func:`compiled`."""
     if _begun and _begun[-1].compiler == compiler:
         return _begun.pop().result()
     return compiled(compiler)
 
 
 def is_switched_off() -> bool:
-    """Return whether the user wants no compiled C++."""
+    """Return whether the user has disabled compiled C++."""
     return os.environ.get(SWITCH, "").lower() in ("off", "0", "false")
 
 
@@ -117,12 +118,12 @@ def find_compiler() -> str | None:
 
 
 def compilers() -> list[str]:
-    """Return the names of the compilers that will do."""
+    """Return the names of suitable compilers."""
     return [name for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name]
 
 
 def _runs_on_cpu() -> bool:
-    """Whether JAX, which is not loaded yet, is going to use the CPU: where it has no choice, or was told."""
+    """Return whether JAX, not loaded yet, will use the CPU: because it has no choice, or was told to."""
     platforms = os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME")
     if platforms:
         return platforms.split(",")[0] == "cpu"
@@ -139,11 +140,11 @@ def compiled(compiler: str, compiles: threading.Event | None = None) -> Library:
 
     Args:
         compiler: its path.
-        compiles: set where it is compiled, here or in another process.
+        compiles: set while it is compiled, here or in another process.
 
     Raises:
-        CompilerError: it failed, here or in the process that was waited for.
-        OSError: the library cannot be written.
+        CompilerError: if it failed, here or in the other process.
+        OSError: if the library cannot be written.
     """
     here = resources.files("resnet_jax") / "ops" / "native"
     sources = {file.name: file.read_bytes() for file in here.iterdir() if file.name.endswith((".cc", ".h"))}
@@ -159,7 +160,7 @@ def compiled(compiler: str, compiles: threading.Event | None = None) -> Library:
             return found
         reason = why_not_writable(folder)
     else:
-        _log.warning("compiled operations are code, and not taken from the cache: %s", reason)
+        _log.warning("compiled operations are code, so they are not loaded from the cache: %s", reason)
     if reason is not None:
         folder = code_directory() / "native"
         _log.info("%s: %s; the compiled operations go to %s", cache_directory(), reason, folder)
@@ -187,12 +188,12 @@ def _compile(compiler: str, sources: Mapping[str, bytes], folder: Path, identity
 
 
 def _first(unit: str) -> tuple[int, str]:
-    """Order the units: those that take longest begin first."""
+    """Return a sort key for the units: those that take longest start first."""
     return LONG.index(unit) if unit in LONG else len(LONG), unit
 
 
 def _headers_of_xla() -> str:
-    """Return what ``jax.ffi.include_dir()`` does, without loading JAX."""
+    """Return the result of ``jax.ffi.include_dir()``, without loading JAX."""
     found = importlib.util.find_spec("jaxlib")
     for folder in (found.submodule_search_locations or ()) if found is not None else ():
         with contextlib.suppress(OSError):

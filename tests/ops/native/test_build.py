@@ -111,7 +111,7 @@ def test_a_library_cut_short_is_compiled_anew_before_it_is_mapped(quick_compiler
     with caplog.at_level(logging.WARNING):
         assert build._opened(compiler)[0].conv_forward
     assert runs() == 2
-    assert f"{library} is not what was written there: it is not loaded but compiled anew" in caplog.text
+    assert f"{library} is not what was written there: it is recompiled instead of loaded" in caplog.text
     assert library.read_bytes() == whole
 
 
@@ -156,7 +156,7 @@ def test_a_folder_that_others_can_write_is_not_used(quick_compiler, tmp_path, mo
     with caplog.at_level(logging.WARNING):
         assert cxx.compiled(compiler).path.parent == tmp_path / "private" / "native"
     assert runs() == 2
-    assert "can be written by others (chmod go-w mends it)" in caplog.text
+    assert "can be written by others (chmod go-w fixes it)" in caplog.text
 
 
 def test_a_compiler_that_hangs_is_stopped_with_all_it_has_started(cache, tmp_path, monkeypatch, caplog):
