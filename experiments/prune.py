@@ -5,12 +5,13 @@ r"""A pruned ResNet-20 and ResNet-18: accuracy after fine-tuning, and speed in t
 
 ResNet-20 is the pretrained one, fine-tuned on JPEG CIFAR-10; ResNet-18 is a run directory of ``cifar10-adam-10ep``.
 Each is pruned in several ways. Every network, **including the full one**, is then trained in the same way, with the
-original network as its teacher. They are tested on the JPEG test images and on the 1,017 images without JPEG losses.
-Then the networks of a family take turns: ours (as ``predict`` computes), ONNX Runtime and OpenVINO, batches of 1 and
-128, all cores.
+original network as its teacher. They and the original are tested on the JPEG test images and on the 1,017 images
+without JPEG losses. Then the networks of a family take turns: ours (as ``predict`` computes), ONNX Runtime and
+OpenVINO, batches of 1 and 128, all cores. ``times_first`` are speeds relative to the first network of a family.
 
-Two idle cores take about 27 minutes for ResNet-20 and 28 for ResNet-18 (``--families resnet18``: only this one). The
-same command resumes an interrupted run; ``--steps 20`` is a short try of everything. Writes results/prune/results.json.
+Two idle cores take about 27 minutes for ResNet-20 and 50 for ResNet-18 (``--families resnet18``: only this one; with
+``--ways half`` 25). The same command resumes an interrupted run; ``--steps 20`` is a short try of everything. Writes
+results/prune/results.json.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from resnet_jax.deploy.prune.structured import FINETUNED, RECORD, finetune_prune
 from resnet_jax.deploy.quantize.measure import Processor, images_per_second
 from resnet_jax.models.count import count
 from resnet_jax.models.spec import ModelSpec
+from resnet_jax.runs.defaults import with_values
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.evaluate import evaluate_run
 from resnet_jax.runs.foreign import import_weights
@@ -40,6 +42,8 @@ from resnet_jax.runs.trained import TrainedRun, load_run
 from resnet_jax.runtime.files import write_whole
 
 RESULT = Path(__file__).parent / "results" / "prune" / "results.json"
+#: The network that all are made of, as it is.
+ORIGINAL = "original"
 FULL = HowToPrune(ratio=(0.0,))
 #: A vector holds 16 channels: the first stage of ResNet-20 keeps its 16, the others half of their 32 and 64.
 HALF = HowToPrune(ratio=(0.5,), multiple_of=16, min_channels=16)
@@ -81,12 +85,12 @@ def trained(run: Path, out: Path, how: HowToPrune, given: dict[str, Any], option
 
 def row_of(network: TrainedRun, file: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Return accuracy, counts and bytes of a network; its ONNX file is checked against it."""
-    lossless = f"npz:{options.data / 'cifar10-test-lossless-1017.npz'}"
+    lossless, record = f"npz:{options.data / 'cifar10-test-lossless-1017.npz'}", file.parent / RECORD
     counts, exported = count(network.model, network.card.image_shape), export_run(network, file)
     found = {"jpeg": evaluate_run(network).correct, "lossless": evaluate_run(network, source=lossless).correct}
     return found | {
         "params": counts.params, "macs": counts.macs, "onnx_bytes": exported.size, "checked": exported.differences,
-        "blocks_gone": json.loads((file.parent / RECORD).read_text())["blocks"],
+        "blocks_gone": json.loads(record.read_text())["blocks"] if record.is_file() else [],
     }  # fmt: skip
 
 
@@ -107,17 +111,21 @@ def family(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train what is missing of a family, and measure it."""
     start, given = start_of(name, options)
     given = given | {"task.distill.teacher": str(start.resolve())}
-    ways = {way: how for way, how in WAYS[name].items() if way == "full" or way in (options.ways or WAYS[name])}
+    ways = {way: how for way, how in WAYS[name].items() if way in (options.ways or WAYS[name])}
     folders = {way: options.out / name / way for way in ways}
     for way, how in ways.items():
         trained(start, folders[way], how, given, options, LENGTH[name])
-    networks = [load_run(folder / FINETUNED) for folder in folders.values()]
-    files = [folder / "net.onnx" for folder in folders.values()]
-    rows = {way: row_of(net, file, options) for way, net, file in zip(folders, networks, files, strict=True)}
-    for column, speeds in speeds_of(networks, files).items():
+    original = load_run(start)
+    moved = with_values(original.config, {"data.source": options.cifar})
+    networks = {ORIGINAL: dataclasses.replace(original, config=moved)}
+    networks |= {way: load_run(folder / FINETUNED) for way, folder in folders.items()}
+    files = {way: options.out / name / way / "net.onnx" for way in networks}
+    files[ORIGINAL].parent.mkdir(exist_ok=True)
+    rows = {way: row_of(network, files[way], options) for way, network in networks.items()}
+    for column, speeds in speeds_of(list(networks.values()), list(files.values())).items():
         for way, speed in zip(rows, speeds, strict=True):
             rows[way].setdefault("images_per_second", {})[column] = speed
-            rows[way].setdefault("times_full", {})[column] = speed / speeds[0]
+            rows[way].setdefault("times_first", {})[column] = speed / speeds[0]
     return rows
 
 
@@ -129,7 +137,7 @@ def main() -> None:
     parser.add_argument("--resnet18", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--families", nargs="+", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--ways", nargs="+", help="these beside the full network, such as half-without-1")
+    parser.add_argument("--ways", nargs="+", help="these beside the original network, such as full half-without-1")
     parser.add_argument("--steps", type=int)
     options = parser.parse_args()
     result = options.out / "results.json" if options.steps else RESULT
@@ -138,9 +146,9 @@ def main() -> None:
         found[name] = family(name, options) | {"processor": dataclasses.asdict(Processor.here())}
         result.parent.mkdir(parents=True, exist_ok=True)
         write_whole(result, json.dumps(found, indent=1) + "\n")
-        for way in (way for way in WAYS[name] if way in found[name]):
+        for way in (way for way in (ORIGINAL, *WAYS[name]) if way in found[name]):
             row = found[name][way]
-            speeds = ", ".join(f"{column} {times:.2f}x" for column, times in row["times_full"].items())
+            speeds = ", ".join(f"{column} {times:.2f}x" for column, times in row["times_first"].items())
             print(f"{name} {way}: {row['jpeg']} and {row['lossless']} right, {row['macs']:,} multiply-adds; {speeds}")
 
 
