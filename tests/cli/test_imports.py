@@ -84,7 +84,7 @@ def test_what_a_file_registers_can_be_trained_and_is_not_imported_unasked(
     status, _, err = command("predict", run, image)
     assert status == 2
     assert "unknown model.norm 'half'" in err
-    assert f"not run unasked: if you trust it, add --imports {mine}" in err
+    assert f"not run automatically: if you trust it, add --imports {mine}" in err
     assert "half" not in NORMS
     status, out, err = command("predict", run, "--imports=mine.py", image, "--json")
     assert status == 0, err

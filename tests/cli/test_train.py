@@ -194,7 +194,7 @@ def test_data_without_a_recipe_is_looked_at_once_chosen_for_and_gone_on_with(
     assert f"Examined npz:{stripes}: 120 images of 12x12, 3 channels, uint8; 2 classes of 60 to 60." in err
     assert re.search(r"model.name +resnet20_cifar +images of at most 64 pixels", err)
     assert re.search(r"train.length +2 epochs +given", err)
-    assert re.search(r"data.augment +random_crop\(1\) +moved by an eighth; not mirrored", err)
+    assert re.search(r"data.augment +random_crop\(1\) +shifted by up to an eighth; not mirrored", err)
     status, out, err = command(*words)
     assert status == 0, err
     assert "its config.yaml is used, and the data is not examined again" in err
