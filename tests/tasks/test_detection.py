@@ -117,7 +117,7 @@ def test_what_is_true_everywhere_is_found_and_costs_little(kind):
     assert task.eval_notes(details) == ("1 of 3 classes (0) have no boxes: means leave them out",)
     said = task.predicted_fields(jax.tree.map(np.asarray, outputs))
     assert sorted(said["box_label"][0].tolist())[-2:] == [1, 2]
-    assert said["caption"].tolist() == ["2 boxes, score ≥ 0.5", "0 boxes of 0.5 or more"]
+    assert said["caption"].tolist() == ["2 boxes, score ≥ 0.5", "0 boxes, score ≥ 0.5"]
     assert sorted(task.predict(outputs, 5)[0])[0] == (1, pytest.approx(1.0, abs=1e-3))
 
 
