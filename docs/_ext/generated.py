@@ -41,6 +41,12 @@ def mend_shapes(app, what: str, name: str, obj: object, options: object, lines: 
     lines[:] = [_STAR.sub(lambda match: match[1] or r"\*", line) for line in lines]
 
 
+def keep_colons(app, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Keep Napoleon from taking what stands before the colon in ``Learning rate: the peak.`` for the field's type."""
+    if what == "attribute" and lines and ":" in lines[0]:
+        lines[0] = f": {lines[0]}"  # an empty type
+
+
 def source_of(app, module: str, name: str) -> str | None:
     """Return where the source of a type alias is: that of ``dict`` would be nowhere."""
     value = getattr(importlib.import_module(module), name, None)
@@ -52,5 +58,6 @@ def setup(app) -> dict:
     app.connect("builder-inited", generate, priority=100)
     app.connect("source-read", read_source)
     app.connect("viewcode-follow-imported", source_of)
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)  # Napoleon has 500
     app.connect("autodoc-process-docstring", mend_shapes)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -253,8 +253,8 @@ def build_lanes(config: RunConfig, images: RunData, mesh: Devices, names: Sequen
         return make_optimizer(changed.optim, params, steps_per_epoch=length[0], total_steps=length[1])[0]
 
     def init(key: jax.Array) -> TrainState:
-        # the optimizer state has everything that any value needs, such as a momentum; none of its numbers depend on the
-        # values
+        # the optimizer state has everything that any value needs, such as a momentum; none of its numbers depend on
+        # the values
         ones = {name: jnp.asarray(encoded(name, np.ones(1))[0]) for name in names}
         tx = optimizer(ingredients.with_values(ones))
         averaged = ingredients.averaging is not None

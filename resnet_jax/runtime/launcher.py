@@ -161,8 +161,8 @@ def _wait(started: Sequence[subprocess.Popen[bytes]], asked: Callable[[], bool],
     while running := [number for number, one in enumerate(started) if one.poll() is None]:
         failed = [(number, one.returncode) for number, one in enumerate(started) if one.returncode]
         if failed and first is None:
-            # of several at once, the cause is the one killed by a signal from outside; others abort when they find it
-            # gone
+            # of several at once, the cause is the one killed by a signal from outside; others abort when they find
+            # it gone
             number, code = first = min(failed, key=lambda each: (each[1] >= 0, each[1] == -signal.SIGABRT, each[0]))
             until = time.monotonic() + (SAVING if asked() else grace)
             if not asked():

@@ -38,11 +38,10 @@ class Classification(TaskBase):
     """Every example has one class. Labels are class indices (N,), or soft labels (N, K) from mixing.
 
     Metrics: ``accuracy`` (the headline), ``top5`` for more than 5 classes, macro ``precision``, ``recall`` and ``f1``
-        (over
-    the classes that occur or are predicted, as in scikit-learn), ``auc`` for 2 to 20 classes, and ``ece``, the expected
-    calibration error. An example with soft labels counts for its largest share. ``auc`` is the mean over the classes of
-    the one-vs-rest area under the ROC curve by the class's probability, as in MedMNIST (Yang et al. 2023, arXiv
-    2110.14795); for two classes it is that of the second.
+    (over the classes that occur or are predicted, as in scikit-learn), ``auc`` for 2 to 20 classes, and ``ece``, the
+    expected calibration error. An example with soft labels counts for its largest share. ``auc`` is the mean over the
+    classes of the one-vs-rest area under the ROC curve by the class's probability, as in MedMNIST (Yang et al. 2023,
+    arXiv 2110.14795); for two classes it is that of the second.
 
     Attributes:
         num_outputs: classes; 0 if only the outputs tell, which is enough for a step.

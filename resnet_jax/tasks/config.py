@@ -81,8 +81,7 @@ class TaskConfig:
     loss: str | None = None
     """Loss function. For classification: cross_entropy (the default), bce (one against all), mse (one-hot) or, for
     noisy labels, generalized_cross_entropy, symmetric_cross_entropy or soft_bootstrap. For multilabel and binary: bce.
-    For
-    regression: mse (the default), l1 or huber."""
+    For regression: mse (the default), l1 or huber."""
     label_smoothing: BelowOne = 0.0
     """Share of the target that is spread over all classes, or over yes and no."""
     class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"

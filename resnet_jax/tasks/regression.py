@@ -28,8 +28,7 @@ class Regression(TaskBase):
     With ``mean`` and ``std`` the network learns the standardized targets (y - mean) / std. The loss is in those units;
     predictions, rows and metrics are in the units of the targets. Metrics, each averaged over the targets: ``r2`` (the
     headline: 1 is perfect, 0 is as good as predicting the mean; it has no unit, so it can be averaged over targets),
-        ``rmse``
-    and ``mae``. During training, ``r2`` uses the deviation of the whole training set.
+    ``rmse`` and ``mae``. During training, ``r2`` uses the deviation of the whole training set.
 
     Attributes:
         num_outputs: number of targets, M.

@@ -33,7 +33,7 @@ def blend(xp: Any, degenerate: Array, image: Array, factor: Array) -> Array:
     [50, 75]
     """
     difference = image.astype(xp.int32) - degenerate.astype(xp.int32)
-    # the bound is never reached; it separates product and sum, which a compiler would otherwise contract to one
+    # the bound is never reached; it separates product and sum, which a compiler would otherwise contract to a single
     # rounding
     product = xp.maximum(xp.asarray(factor, xp.float32) * difference.astype(xp.float32), xp.float32(-1e9))
     total = degenerate.astype(xp.float32) + product

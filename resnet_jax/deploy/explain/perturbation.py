@@ -59,11 +59,9 @@ def deletion_insertion(
 
     V. Petsiuk et al. 2018, *RISE: Randomized Input Sampling for Explanation of Black-box Models* (arXiv 1806.07421,
     section 4.3). Both curves start or end at the same baseline. Cells of several pixels are changed, in the order of
-    the map's mean in
-    each: single pixels in random order are noise, which fools a network far more than a missing region does, so a
-        random order
-    would seem better than any map. Cells with equal means follow in random order, the same in every call, so that a map
-    without content is a random order.
+    the map's mean in each: single pixels in random order are noise, which fools a network far more than a missing
+    region does, so a random order would seem better than any map. Cells with equal means follow in random order, the
+    same in every call, so that a map without content is a random order.
 
     Args:
         model: the network.
