@@ -9,9 +9,9 @@ original network as its teacher. They and the original are tested on the JPEG te
 without JPEG losses. Then the networks of a family take turns: ours (as ``predict`` computes), ONNX Runtime and
 OpenVINO, batches of 1 and 128, all cores. ``times_first`` are speeds relative to the first network of a family.
 
-Two idle cores take about 27 minutes for ResNet-20 and 50 for ResNet-18 (``--families resnet18``: only this one; with
-``--ways half`` 25). The same command resumes an interrupted run; ``--steps 20`` is a short try of everything. Writes
-results/prune/results.json.
+On two cores shared with other work, ``--families resnet20 --ways full half-without-1`` took 22 minutes, and
+``--families resnet18 --ways half`` 35. The same command resumes an interrupted run; ``--steps 20`` is a short try of
+everything. Writes results/prune/results.json.
 """
 
 from __future__ import annotations

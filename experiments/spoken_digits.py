@@ -19,15 +19,17 @@ import argparse
 import csv
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from resnet_jax.runs.config import RunConfig
+from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.fit import fit
 from resnet_jax.runs.recipes import load_recipe
 
 TEST_TAKES = range(5, 10)
-FIELDS: tuple[str, ...] = ("part", "network", "seed", "correct", "examples", "accuracy", "seconds")
+FIELDS: tuple[str, ...] = ("part", "network", "time_stretch", "seed", "correct", "examples", "accuracy", "seconds")
 
 
 def divide(recordings: Path, part: str, target: Path) -> None:
@@ -53,6 +55,13 @@ def configuration(network: str, source: Path, seed: int) -> RunConfig:
     return dataclasses.replace(recipe, data=data, model=model, seed=seed)
 
 
+def stretch_of(config: RunConfig) -> str:
+    """Return the range of speeds of a run's ``time_stretch``, by which results of earlier recipes differ."""
+    [written] = [text for text in config.data.augment if text.startswith("time_stretch")]
+    low, high = re.findall(r"\d+\.?\d*", written)
+    return f"{low} to {high}"
+
+
 def main() -> None:
     """Read the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -74,19 +83,20 @@ def main() -> None:
                 if not (run / "summary.json").is_file():
                     fit(configuration(network, given.runs / "data" / part, seed), run_dir=run)
                 found = json.loads((run / "summary.json").read_text())
-                values = (part, network, seed, found["test_correct"], found["test_examples"],
+                stretch = stretch_of(RunDirectory(run).read_config())
+                values = (part, network, stretch, seed, found["test_correct"], found["test_examples"],
                           found["test_accuracy"], round(found["seconds"], 1))  # fmt: skip
                 rows.append(dict(zip(FIELDS, values, strict=True)))
                 print(rows[-1], flush=True)
     file = given.out / "runs.csv"
     if file.is_file():  # rows of other parts, networks and seeds stay
-        made = {(row["part"], row["network"], str(row["seed"])) for row in rows}
+        made = {tuple(str(row[name]) for name in FIELDS[:4]) for row in rows}
         with file.open(newline="") as stream:
-            rows += [row for row in csv.DictReader(stream) if (row["part"], row["network"], row["seed"]) not in made]
+            rows += [row for row in csv.DictReader(stream) if tuple(row[name] for name in FIELDS[:4]) not in made]
     with file.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, FIELDS)
+        writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: (row["part"], row["network"], int(row["seed"]))))
+        writer.writerows(sorted(rows, key=lambda row: (*(row[name] for name in FIELDS[:3]), int(row["seed"]))))
 
 
 if __name__ == "__main__":

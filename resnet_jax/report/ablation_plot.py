@@ -120,7 +120,7 @@ def _spread(cells: Sequence[CellCurves]) -> str:
     seeds = sorted({cell.seeds for cell in cells})
     if not seeds or seeds == [1]:
         return "one seed"
-    return f"mean and one standard deviation of {'-'.join(map(str, {seeds[0]: 0, seeds[-1]: 0}))} seeds"
+    return f"mean and one standard deviation of {'-'.join(str(count) for count in sorted({seeds[0], seeds[-1]}))} seeds"
 
 
 def _scale(axes: Any, last: float, *, share: bool) -> None:

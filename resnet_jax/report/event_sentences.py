@@ -24,7 +24,7 @@ def sentence(event: Event) -> str:
     """Return what happened; of an event that is not known here, its facts.
 
     >>> sentence({"event": "restore", "step": 40, "repeated": 3})
-    'goes on after step 40; 3 steps are made again'
+    'resumed after step 40; 3 steps are repeated'
     >>> sentence({"event": "mine", "time": "", "colour": "red"})
     'colour red'
     """
@@ -46,8 +46,8 @@ def _start(event: Event) -> str:
 
 def _restore(event: Event) -> str:
     repeated = int(event.get("repeated") or 0)
-    again = f"; {repeated:,} {'step is' if repeated == 1 else 'steps are'} made again" if repeated else ""
-    return f"goes on after step {event['step']:,}{again}"
+    again = f"; {repeated:,} {'step is' if repeated == 1 else 'steps are'} repeated" if repeated else ""
+    return f"resumed after step {event['step']:,}{again}"
 
 
 def _save(event: Event) -> str:

@@ -12,7 +12,7 @@ from tests.cli.conftest import last_json
 
 EVENTS = [
     ("start", {"process": 12, "host": "a", "devices": 2}, "process 12 on a, 2 devices"),
-    ("restore", {"step": 1200, "repeated": 1}, "goes on after step 1,200; 1 step is made again"),
+    ("restore", {"step": 1200, "repeated": 1}, "resumed after step 1,200; 1 step is repeated"),
     (
         "save",
         {"kind": "last", "step": 1250, "bytes": 3_200_000, "seconds": 0.5, "blocked": 0.002},
