@@ -26,6 +26,7 @@ from resnet_jax.data.source import load_dataset
 from resnet_jax.runs.evaluate import TrainedRun, evaluate_run, load_run
 from resnet_jax.runs.fit import fit
 from resnet_jax.runs.recipes import load_recipe
+from resnet_jax.runtime.malloc import keep_freed_memory
 
 CLASSES = Path(__file__).with_name("camvid_classes.txt")
 VIEWS = ("none", "flip", "multi_scale")
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/camvid"), help="where the runs themselves go")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
+    keep_freed_memory()
     recipe, rows = load_recipe("camvid"), list[dict[str, Any]]()
     data = dataclasses.replace(recipe.data, source=f"masks:{given.folder.resolve()}", class_list=str(CLASSES))
     for seed in range(given.seeds):

@@ -35,6 +35,7 @@ from resnet_jax import evaluate_run, fit, load_recipe
 from resnet_jax.data.boxes import NO_BOX
 from resnet_jax.runs.chosen import choose_images
 from resnet_jax.runs.trained import load_run
+from resnet_jax.runtime.malloc import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results" / "detection"
 KEPT = ("data.json", "environment.json", "metrics.jsonl", "curves.png")
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("--name", help="of the folder of results (default: the recipe)")
     parser.add_argument("--run-dir", type=Path)
     args = parser.parse_args()
+    keep_freed_memory()
     config = dataclasses.replace(load_recipe(args.recipe), seed=args.seed)
     if args.source:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=args.source))

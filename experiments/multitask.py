@@ -28,6 +28,7 @@ from resnet_jax.report.task_gradients import read_task_gradients
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.defaults import with_values
 from resnet_jax.runs.recipes import load_recipe
+from resnet_jax.runtime.malloc import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results" / "multitask"
 HEADS = {"digit": "digit:10", "parity": "parity:2", "thickness": "thickness:value"}
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", type=float, default=60.0, help="begin no run after so many")
     options = parser.parse_args()
+    keep_freed_memory()
     began, results = time.monotonic(), {}
     for name, config in runs().items():
         summary = options.folder / name / "summary.json"

@@ -31,6 +31,7 @@ from resnet_jax.ablation.grid import load_cells, parse_axis, parse_seeds
 from resnet_jax.ablation.run import ablate
 from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.recipes import load_recipe
+from resnet_jax.runtime.malloc import keep_freed_memory
 from resnet_jax.training.options import ScheduleConfig
 
 CELLS = Path(__file__).with_suffix(".yaml")
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=500, help="test images per class")
     parser.add_argument("--image-size", type=int, default=16)
     arguments = parser.parse_args()
+    keep_freed_memory()
     source = Path("runs") / f"norm-free-images-{arguments.train}-{arguments.test}"
     if not source.exists():
         part_of(arguments.data, source, train=arguments.train, test=arguments.test)

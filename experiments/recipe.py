@@ -29,6 +29,7 @@ from pathlib import Path
 from rich.console import Console
 
 from resnet_jax import RunConfig, evaluate_run, fit, load_recipe
+from resnet_jax.runtime.malloc import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = ("config.yaml", "data.json", "environment.json", "metrics.jsonl", "curves.png", "confusion.png", "confusion.npz")
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("--name", help="name of the folder under results (default: the recipe)")
     parser.add_argument("--run-dir", type=Path, help="where the run itself goes (default: runs/NAME)")
     args = parser.parse_args()
+    keep_freed_memory()
     name = args.name or args.recipe
     run_dir = args.run_dir or Path("runs") / f"results-{name}"
     fit(configure(args.recipe, args.source, args.epochs, args.seed), run_dir, console=Console())

@@ -27,6 +27,7 @@ from resnet_jax.runs.config import RunConfig
 from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.fit import fit
 from resnet_jax.runs.recipes import load_recipe
+from resnet_jax.runtime.malloc import keep_freed_memory
 
 TEST_TAKES = range(5, 10)
 FIELDS: tuple[str, ...] = ("part", "network", "time_stretch", "seed", "correct", "examples", "accuracy", "seconds")
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/spoken-digits"), help="where the runs themselves go")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
+    keep_freed_memory()
     speakers = sorted({file.stem.split("_")[1] for file in given.recordings.glob("*.wav")})
     rows: list[dict[str, Any]] = []
     given.out.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ from resnet_jax.ablation.grid import parse_seeds
 from resnet_jax.ablation.run import ablate
 from resnet_jax.runs.defaults import with_values
 from resnet_jax.runs.recipes import load_recipe
+from resnet_jax.runtime.malloc import keep_freed_memory
 
 NETS = ("resnet_ts", "fixup_resnet_ts", "skipinit_resnet_ts", "nf_resnet_ts")
 #: Test accuracy of the public code, %: mean and standard deviation of 10 runs.
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/ucr"), help="where the runs themselves go")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
+    keep_freed_memory()
     given.out.mkdir(parents=True, exist_ok=True)
     file, kept = given.out / "runs.csv", []
     if file.is_file():

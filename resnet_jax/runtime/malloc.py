@@ -18,7 +18,8 @@ def keep_freed_memory() -> bool:
     GB became 4.3 GB for that ResNet-50.
 
     This is a choice for a whole process, which belongs to its program: the command line makes it, importing this
-    package does not. Call it before JAX runs anything, because threads keep the heap that they have started with.
+    package does not. Call it before the first thread starts: glibc gives a thread a heap of its own, which later
+    threads may get after it, and no choice made afterwards makes that heap keep what is freed.
     """
     if not sys.platform.startswith("linux"):
         return False
