@@ -73,7 +73,8 @@ def _in(unit: str, none: tuple[Any, ...] = ()) -> Callable[[Any], Any]:
     def value(old: Any) -> Any:
         if old is None or old in none:
             return None
-        return f"{old} {unit}" if isinstance(old, (int, float)) or unit == "epochs" else old
+        number = isinstance(old, (int, float)) or (unit == "epochs" and old.replace(".", "", 1).isdecimal())
+        return f"{old} {unit}" if number else old
 
     return value
 

@@ -54,6 +54,11 @@ def test_old_options_are_translated_however_they_are_typed(old, new):
     assert translate(old.split(), moved=TABLE) == new
 
 
+def test_a_number_gets_the_old_unit_and_a_length_is_one_already():
+    for typed, length in {"3": "3 epochs", "0.5": "0.5 epochs", "3 epochs": "3 epochs", "10%": "10%"}.items():
+        assert translate(["--train.eval_every", typed]) == ["--train.validate-every", length]
+
+
 def test_an_option_that_a_verb_still_has_is_left_alone():
     assert translate(["--train.loss", "bce"], keep=["train.loss"], moved=TABLE) == ["--train.loss", "bce"]
     values = translate(["--train.every", "5"], keep=["train.every"], moved=TABLE)
