@@ -198,10 +198,13 @@ def run_side(side: str, settings: dict[str, Any], work: Path, results: Path) -> 
     return result
 
 
-def test_bests(found: dict[str, dict[str, Any]], settings: dict[str, Any], seeds: int, results: Path) -> None:
+def test_bests(
+    found: dict[str, dict[str, Any]], settings: dict[str, Any], seeds: int, work: Path, results: Path
+) -> None:
     """Train and test the best of every side and the recipe with the same seeds."""
     from resnet_jax.runs.carried import with_options
-    from resnet_jax.search.confirm import test_population
+    from resnet_jax.runs.directory import RunDirectory
+    from resnet_jax.search.confirm import trained
     from resnet_jax.training.interrupt import StopRequest
 
     path = results / "tested.json"
@@ -211,7 +214,10 @@ def test_bests(found: dict[str, dict[str, Any]], settings: dict[str, Any], seeds
         if done.get(side, {}).get("of") == [values, settings["changes"], seeds]:
             continue
         config = with_options(base_config(settings["changes"]), values)
-        scores = test_population(config, [1000 + seed for seed in range(seeds)], StopRequest())[1]
+        folder = work / "tested" / side
+        shutil.rmtree(folder, ignore_errors=True)
+        result = trained(side, config, range(1000, 1000 + seeds), RunDirectory(folder), StopRequest(), print)
+        scores = [member.score for member in result.members]
         done[side] = {"of": [values, settings["changes"], seeds], "test_accuracy": scores}
         path.write_text(json.dumps(done, indent=2) + "\n")
     for side in wanted:
@@ -273,7 +279,7 @@ def main() -> None:
     for ours, theirs in (("ours", "optuna"), ("ours-full", "optuna"), ("ours", "optuna-halving")):
         if ours in found and theirs in found:
             print(f"{ours} / {theirs}: {found[ours]['trials_per_cpu_hour'] / found[theirs]['trials_per_cpu_hour']:.2f}")
-    test_bests(found, settings, given.seeds, given.results)
+    test_bests(found, settings, given.seeds, given.work, given.results)
     five_minutes(settings, given.budget, given.seeds, given.work, given.results)
 
 

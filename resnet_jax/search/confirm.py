@@ -9,52 +9,61 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from resnet_jax.runs.build import build_eval_step, build_parts, build_task, evaluation_feed
-from resnet_jax.runs.config import RunConfig
+from resnet_jax.ablation.cell import CellJob, check_cell, load_result, train_cell
+from resnet_jax.ablation.grid import Cell
+from resnet_jax.ablation.result import CellResult
+from resnet_jax.runs.config import RunConfig, require_same
 from resnet_jax.runs.data import load_images
+from resnet_jax.runs.directory import RunDirectory
 from resnet_jax.runs.significance import mean_and_std, paired
 from resnet_jax.runtime.files import write_whole
 from resnet_jax.search.result import scored
-from resnet_jax.training.interrupt import Interrupted, StopRequest
-from resnet_jax.training.population import compile_population_eval_step, evaluate_population
+from resnet_jax.training.interrupt import StopRequest
 
 
 def confirm(
-    recipe: RunConfig,
-    best: RunConfig,
+    configs: dict[str, RunConfig],
     seeds: int,
+    folders: dict[str, Path],
     path: Path,
     stop: StopRequest,
     say: Callable[[str], None],
+    *,
+    at_once: int | None = None,
 ) -> dict[str, Any]:
-    """Train and test two configurations with the same seeds, each as one population.
+    """Train and test two configurations with the same seeds, each as the cell of an ablation is.
+
+    What is finished is kept in the folders and not trained again, and what is not is resumed.
 
     Args:
-        recipe: the recipe's own values.
-        best: the values of the best trial.
+        configs: ``recipe``, the recipe's own values, and ``best``, those of the best trial.
         seeds: number of seeds, starting at 1000; the search has not used them unless it was told to.
+        folders: where each is trained.
         path: where the result is written.
         stop: returns whether to stop.
         say: prints a line.
+        at_once: maximum number of seeds in one program; None for all of them.
 
     Returns:
         ``headline``, ``seeds``, for ``recipe`` and ``best`` the test metric by seed with mean and std, and the
         ``difference`` (best - recipe) with its 95% interval and p of the paired t-test if there are two or more seeds.
 
     Raises:
-        Interrupted: if a signal asked to stop; nothing is kept.
+        UsageError: if one cannot be trained as the cell of an ablation.
+        Interrupted: if a signal asked to stop; the state is saved.
     """
-    numbers = [1000 + index for index in range(seeds)]
+    numbers = tuple(1000 + index for index in range(seeds))
     found: dict[str, list[float | None]] = {}
     headline = ""
-    for name, config in (("recipe", recipe), ("best", best)):
+    for name in ("recipe", "best"):
         say(f"confirming: {name} with {seeds} seeds")
-        headline, found[name] = test_population(config, numbers, stop)
+        run = RunDirectory(folders[name])
+        cell = trained(name, configs[name], numbers, run, stop, say, at_once=at_once)
+        headline = cell.headline
+        scores = {member.seed: member.score for member in cell.members}
+        found[name] = [scores[seed] for seed in numbers]
     pairs = [(a, b) for a, b in zip(found["recipe"], found["best"], strict=True) if a is not None and b is not None]
-    result: dict[str, Any] = {"headline": headline, "seeds": numbers}
+    result: dict[str, Any] = {"headline": headline, "seeds": list(numbers)}
     for name, values in found.items():
         mean, std = mean_and_std([value for value in values if value is not None])
         result[name] = {"values": values, "mean": mean, "std": std}
@@ -76,27 +85,30 @@ def confirm(
     return result
 
 
-def test_population(config: RunConfig, seeds: Sequence[int], stop: StopRequest) -> tuple[str, list[float | None]]:
-    """Train a configuration with several seeds in one program; return the headline metric and its test values.
+def trained(
+    name: str,
+    config: RunConfig,
+    seeds: Sequence[int],
+    run: RunDirectory,
+    stop: StopRequest,
+    say: Callable[[str], None],
+    *,
+    at_once: int | None = None,
+) -> CellResult:
+    """Return the test results of a configuration with these seeds, after training those that the folder lacks.
 
-    A seed that diverged has None.
+    Raises:
+        UsageError: if it cannot be trained as the cell of an ablation.
+        RunError: if the folder contains another configuration.
+        Interrupted: if a signal asked to stop; the state is saved.
     """
+    config = dataclasses.replace(config, seed=0)  # each member has its own
     images, placement = load_images(config), config.train.placed()
-    parts, task = build_parts(config, images, placement), build_task(config, images.card)
-    states = parts.new_population(seeds)
-    rejected = jnp.zeros(len(seeds))
-    made = 0
-    for call in parts.make_feed(seeds).calls(0, parts.plan.total_steps):
-        if stop:
-            raise Interrupted(made, stop)
-        states, metrics = call.run(states)
-        made += call.count
-        rejected = rejected + metrics["rejected"].reshape(-1, len(seeds)).sum(axis=0)
-    step = compile_population_eval_step(build_eval_step(config, parts.model, images.card), placement)
-    assert images.splits.test is not None  # images without a test split are refused
-    feed = evaluation_feed(config, images.splits.test)
-    results = evaluate_population(step, states.eval_variables, feed, mesh=placement, task=task)
-    lost = jax.device_get(rejected) > config.train.max_rejected
-    return task.headline, [
-        None if gone else float(one.metrics[task.headline]) for one, gone in zip(results, lost, strict=True)
-    ]
+    params, steps = check_cell(config, images, placement)
+    result = CellResult(Cell(name, {}, {}), tuple(seeds), params=params, steps=steps)
+    if run.config.is_file():
+        require_same(run.read_config(), config, where=run.path)
+    result = load_result(result, run)
+    if result.status == "done":
+        return result
+    return train_cell(CellJob(config, images, run, placement, say, stop, members_at_once=at_once), result)

@@ -12,6 +12,7 @@
 ``importance.png``  how much of the spread each option explains
 ``history.png``     the metric by trial, and the best so far
 ``confirm.json``    the best and the recipe's own values, tested with several seeds (``--confirm``)
+``confirm/``        the training of those seeds: ``recipe`` and ``trial-N``, each as the cell of an ablation
 ==================  ======================================================================================
 """
 
@@ -86,6 +87,10 @@ class SearchDirectory:
     importance = property(lambda self: self.path / "importance.png")
     history = property(lambda self: self.path / "history.png")
     confirmed = property(lambda self: self.path / "confirm.json")
+
+    def confirmation(self, trial: int | None) -> Path:
+        """Return where a trial is trained with other seeds; None: the recipe's own values."""
+        return self.path / "confirm" / ("recipe" if trial is None else f"trial-{trial}")
 
     def wave(self, key: str, lanes: int) -> Path:
         """Return where the lanes of a wave are saved.

@@ -295,11 +295,12 @@ def _conclude(session: _Session, study: Study, views: Views) -> dict[str, Any]:
     tell(f"recipe {directory.best}")
     if session.confirm_seeds:
         result["confirmed"] = confirm(
-            groups.group({}).config,
-            groups.config(best),
+            {"recipe": groups.group({}).config, "best": groups.config(best)},
             session.confirm_seeds,
+            {"recipe": directory.confirmation(None), "best": directory.confirmation(best.number)},
             directory.confirmed,
             session.stop,
             tell,
+            at_once=session.lanes,  # so many are known to fit into memory
         )
     return result

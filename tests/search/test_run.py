@@ -19,9 +19,11 @@ from resnet_jax.cli.main import run as run_command
 from resnet_jax.errors import RunError, UsageError
 from resnet_jax.runs.fit import fit
 from resnet_jax.runs.recipes import load_recipe
+from resnet_jax.search import confirm
 from resnet_jax.search.directory import Definition
 from resnet_jax.search.run import search
 from resnet_jax.search.space import parse_space
+from resnet_jax.training.interrupt import Interrupted
 from tests.search.conftest import tiny_config
 from tests.tools import TINY
 
@@ -136,12 +138,34 @@ def test_choices_that_no_array_carries_come_in_waves(tiny_network, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_best_is_confirmed_with_seeds_of_its_own(tiny_network, tmp_path):
-    result = search(definition(), tmp_path / "x", trials=3, lanes=3, confirm_seeds=2)
+def test_the_best_is_confirmed_with_seeds_of_its_own(tiny_network, tmp_path, monkeypatch):
+    out, begun = tmp_path / "x", []
+    train = confirm.train_cell
+
+    def cut_short(job, result):
+        begun.append(job.run.path.name)
+        if len(begun) == 2:
+            job.stop.signal = signal.SIGTERM
+        return train(job, result)
+
+    monkeypatch.setattr(confirm, "train_cell", cut_short)
+    with pytest.raises(Interrupted):
+        search(definition(), out, trials=3, lanes=3, confirm_seeds=2)
+    assert not (out / "confirm.json").exists()
+    cut, best = json.loads((out / "confirm/recipe/result.json").read_text()), begun[1]
+    assert (begun[0], best[:6]) == ("recipe", "trial-")
+    result = search(definition(), out, trials=3, lanes=3, confirm_seeds=2)
+    assert begun[2:] == [best], "what was finished is not trained again"
     found = result["confirmed"]
-    assert found == json.loads((tmp_path / "x" / "confirm.json").read_text())
+    assert found == json.loads((out / "confirm.json").read_text())
     assert found["seeds"] == [1000, 1001]
+    assert found["recipe"]["values"] == [*cut["values"].values()]
     assert found["difference"]["mean"] == pytest.approx(found["best"]["mean"] - found["recipe"]["mean"])
+    more = search(definition(), out, trials=3, lanes=3, confirm_seeds=3)["confirmed"]
+    assert more["recipe"]["values"][:2] == found["recipe"]["values"]
+    rows = [json.loads(line) for line in (out / "confirm/recipe/metrics.jsonl").read_text().splitlines()]
+    epochs = [row["seed"] for row in rows if row["kind"] == "epoch"]
+    assert {seed: epochs.count(seed) for seed in {*epochs}} == dict.fromkeys((1000, 1001, 1002), 3)
 
 
 @pytest.mark.slow
