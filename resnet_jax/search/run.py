@@ -88,6 +88,11 @@ def search(
         _require(value is None or value >= least, f"{name} must be {least} or more, got {value}")
     base = definition.base
     _require(base.init_from is None, "the trials of a search start from scratch: leave out init_from")
+    _require(
+        not confirm_seeds or base.train.test_views == "none",
+        "confirm tests its seeds together, and train.test_views goes with a run alone: set it to none, or leave out "
+        "confirm and train best.yaml with several seeds",
+    )
     _require(base.train.time_limit is None, "the trials of a search have a length in updates: leave out train.limit")
     require_optuna()
     directory = SearchDirectory(Path(out) if out is not None else definition.default_path())

@@ -102,6 +102,8 @@ def test_what_cannot_be_searched_is_said_before_a_trial_is_begun(tiny_network, t
     ):
         with pytest.raises(UsageError, match=message):
             search(definition(), tmp_path / "x", **given)
+    with pytest.raises(UsageError, match=r"train\.test_views goes with a run alone"):
+        search(definition(test_views="flip"), tmp_path / "x", trials=1, confirm_seeds=2)
     without = definition()
     data = dataclasses.replace(without.base.data, val_fraction=0.0)
     with pytest.raises(UsageError, match=r"data\.val_fraction above 0"):
