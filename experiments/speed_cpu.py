@@ -3,7 +3,8 @@ r"""Best accuracy on CIFAR-10 in 10 minutes of training on two CPU cores, compar
 Claim examined: with the same network, data, augmentation, optimizer and time, this library trains on more images than
 PyTorch does, and therefore reaches a higher accuracy. Each side first measures its speed for 15 seconds and then makes
 as many updates as fit into the time, with the schedule over all of them. Decoding, compilation, measurement and
-evaluation do not count. On an idle machine:
+evaluation do not count. Both processes keep the memory they free instead of returning it to the system. On an idle
+machine:
 
     uv run python experiments/speed_cpu.py --data FOLDER --torch PYTHON [--compile] --out experiments/results/speed-cpu
 
@@ -48,12 +49,15 @@ from resnet_jax.runs.defaults import with_values
 from resnet_jax.runs.promise import smoke_config
 from resnet_jax.runs.recipes import load_about, load_recipe
 from resnet_jax.runs.whitening import normalized_images
+from resnet_jax.runtime.malloc import keep_freed_memory
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.views import Views
 
 RECIPE = "cifar10-speed-cpu"
 PEER = Path(__file__).parent / "benchmarks" / "peers" / "torch_speed_peer.py"
 MEASURE, MARGIN = 15.0, 0.99
+#: What :func:`keep_freed_memory` does, for a process of another program (glibc, ``mallopt(3)``).
+KEEP_FREED_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}
 #: Names of parts -> what leaves them out.
 WITHOUT: dict[str, dict[str, Any]] = {
     "whole": {},
@@ -228,7 +232,8 @@ def train_there(config: RunConfig, images: RunData, spec: Mapping[str, Any], int
         files = [Path(folder) / name for name in ("spec.json", "data.npz", "result.json")]
         files[0].write_text(json.dumps(spec))
         write_arrays(images, config.model.config().whiten_window, files[1])
-        subprocess.run([interpreter, str(PEER), *map(str, files)], check=True)
+        command = [interpreter, str(PEER), *map(str, files)]
+        subprocess.run(command, env={**os.environ, **KEEP_FREED_MEMORY}, check=True)
         return json.loads(files[2].read_text())
 
 
@@ -273,6 +278,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
+    keep_freed_memory()
     config = load_recipe(RECIPE)
     if args.smoke:
         about = load_about(RECIPE)
