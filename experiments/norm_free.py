@@ -11,9 +11,11 @@ below, for an accelerator:
         --model.name resnet20_cifar,resnet56_cifar --seeds 5 --out runs/norm-free
 
 This script runs a reduced version that a CPU can do, **not comparable with published accuracies**: a fixed part of the
-training images (the first of each class), resized to 16 pixels, and a few epochs with a cosine schedule.
+training images (the first of each class), resized to 16 pixels by default, and a few epochs with a cosine schedule.
 
     uv run python experiments/norm_free.py --data FOLDER --out experiments/results/norm-free/study
+    uv run python experiments/norm_free.py --data FOLDER --image-size 32 --train 1000 --test 1000 --epochs 20 \
+        --batch-size 128 --depths resnet20_cifar --members-at-once 3 --out experiments/results/norm-free/32-pixels
 
 FOLDER contains train/CLASS/* and test/CLASS/*. Hardware, time and result: experiments/results/norm-free/README.md.
 """

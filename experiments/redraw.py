@@ -132,8 +132,13 @@ def two_towers(folder: Path) -> None:
 
 
 def norm_free(folder: Path) -> None:
+    """Draw the learning curves of every cell, of both studies."""
+    for name in ("study", "32-pixels"):
+        ablation(AblationDirectory(folder / name))
+
+
+def ablation(study: AblationDirectory) -> None:
     """Draw the learning curves of every cell."""
-    study = AblationDirectory(folder / "study")
     known = yaml.safe_load((study.path / "ablation.yaml").read_text())
     axes = tuple(Axis(key, tuple(values)) for key, values in known["axes"].items())
     cells = [CellResult(cell, tuple(known["seeds"])) for cell in make_cells(axes, known["cells"])]
