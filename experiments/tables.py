@@ -38,7 +38,7 @@ SPEEDS = RESULTS / "bench" / "networks-cpu.jsonl"
 CHIPS = RESULTS / "chips" / "v5e-1x1.jsonl"
 #: Recipes whose results lie in a folder of another name.
 FOLDERS = {"bccd": "detection/bccd", "digits-detection": "detection/digits-detection", "spoken-written": "two_towers",
-           "text-languages": "languages", "digits-multitask": "multitask"}  # fmt: skip
+           "text-languages": "languages", "digits-multitask": "multitask", "cifar10-speed-cpu": "speed-cpu"}  # fmt: skip
 BEGIN, END = "<!-- table {} -->\n", "<!-- end of table -->"
 
 
