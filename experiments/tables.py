@@ -37,8 +37,14 @@ RESULTS = ROOT / "experiments" / "results"
 SPEEDS = RESULTS / "bench" / "networks-cpu.jsonl"
 CHIPS = RESULTS / "chips" / "v5e-1x1.jsonl"
 #: Recipes whose results lie in a folder of another name.
-FOLDERS = {"bccd": "detection/bccd", "digits-detection": "detection/digits-detection", "spoken-written": "two_towers",
-           "text-languages": "languages", "digits-multitask": "multitask", "cifar10-speed-cpu": "speed-cpu"}  # fmt: skip
+FOLDERS = {
+    "bccd": "detection/bccd",
+    "cifar10-speed-cpu": "speed-cpu",
+    "digits-detection": "detection/digits-detection",
+    "digits-multitask": "multitask",
+    "spoken-written": "two_towers",
+    "text-languages": "languages",
+}
 BEGIN, END = "<!-- table {} -->\n", "<!-- end of table -->"
 
 
