@@ -250,6 +250,9 @@ inline void clear(ffi::ThreadPool& pool, const Correlation& op, float* out) {
   });
 }
 
+// Of more than 16 channels: the block that pads them least.
+inline Index block_of(Index c) { return ceil_div(c, 32) % 2 ? 32 : 64; }
+
 inline void correlate_any(ffi::ThreadPool& pool, Correlation op, const float* in, float* out) {
   if (op.out_h <= 0 || op.out_w <= 0) return;
   if (op.taps.empty()) return clear(pool, op, out);
@@ -257,7 +260,7 @@ inline void correlate_any(ffi::ThreadPool& pool, Correlation op, const float* in
   if (op.c == 3) return correlate_any_stride<3>(pool, op, in, out);  // colours
   if (op.c <= 4) return correlate_any_stride<4>(pool, op, in, out);
   if (op.c <= 16) return correlate_any_stride<16>(pool, op, in, out);
-  if (op.c <= 32) return correlate_any_stride<32>(pool, op, in, out);
+  if (block_of(op.c) == 32) return correlate_any_stride<32>(pool, op, in, out);
   return correlate_any_stride<64>(pool, op, in, out);
 }
 

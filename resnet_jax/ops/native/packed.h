@@ -17,7 +17,7 @@ namespace packed {
 enum Form : int { NONE, PRODUCT, TILES };
 
 constexpr int HEADER = 16;
-constexpr float LAYOUT = 1;              // changes with the order
+constexpr float LAYOUT = 2;              // changes with the order
 constexpr Index COPIED_CHANNELS = 64;    // of a window of several taps: fewer do not repay its copies
 constexpr Index TILE_CHANNELS = 32;
 constexpr Index FEW_TILES = 64;  // in all: threads share them and divide the output channels
@@ -33,7 +33,7 @@ struct Kernel {
   Index panels() const { return ceil_div(k, gemm::WIDTH); }
   // Of a panel: of the whole sum, or of one position, in the blocks that winograd.h multiplies.
   Index panel() const {
-    const Index block = c <= 32 ? 32 : 64;
+    const Index block = block_of(c);
     return (form() == TILES ? ceil_div(c, block) * block : rows * columns * c) * gemm::WIDTH;
   }
   Index position() const { return panels() * panel(); }

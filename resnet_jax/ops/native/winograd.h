@@ -170,8 +170,8 @@ extern template void winograd_in_blocks<64>(ffi::ThreadPool&, const Correlation&
 
 inline void winograd(ffi::ThreadPool& pool, const Correlation& op, const float* in, float* out,
                      const float* beforehand = nullptr) {
-  op.c <= 32 ? winograd_in_blocks<32>(pool, op, in, beforehand, out)
-             : winograd_in_blocks<64>(pool, op, in, beforehand, out);
+  block_of(op.c) == 32 ? winograd_in_blocks<32>(pool, op, in, beforehand, out)
+                       : winograd_in_blocks<64>(pool, op, in, beforehand, out);
 }
 
 }  // namespace resnet_jax
