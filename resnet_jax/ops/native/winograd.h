@@ -10,7 +10,7 @@
 
 namespace resnet_jax {
 
-constexpr Index WINOGRAD_CHANNELS = 32;  // fewer do not repay the transforms
+constexpr Index WINOGRAD_CHANNELS = 24;  // fewer do not repay the transforms
 // Of a block: many share a pass over the transformed kernel, few give work to many threads.
 constexpr Index WINOGRAD_TILES = 56, FEWEST_TILES = 32;
 constexpr Index SKEW = 64;  // floats that keep the 16 positions out of each other's cache sets

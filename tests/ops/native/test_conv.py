@@ -39,6 +39,7 @@ CASES = {
     "winograd": (2, (14, 14), 64, 64, (3, 3), 1, (1, 1)),
     "winograd_uneven": (3, (5, 7), 70, 90, (3, 3), 1, (0, 0)),
     "winograd_odd_blocks": (2, (7, 7), 96, 160, (3, 3), 1, (1, 1)),
+    "winograd_fewest_channels": (2, (9, 7), 24, 31, (3, 3), 1, (1, 1)),
     "odd_blocks_strided": (2, (7, 7), 96, 160, (3, 3), 2, (1, 1)),
     "winograd_overpadded": (2, (4, 5), 40, 33, (3, 3), 1, (2, 3)),
     "winograd_one_pixel": (1, (1, 1), 32, 32, (3, 3), 1, (1, 1)),
