@@ -32,6 +32,7 @@ CASES = {
     "one_pixel": (1, (1, 1), 8, 40, 1, 1, 0),
     "more_sums_than_a_chunk": (8, (8, 8), 1300, 64, 1, 1, 0),
     "winograd": (2, (9, 11), 33, 70, 3, 1, 1),
+    "winograd_odd_blocks": (4, (9, 9), 96, 72, 3, 1, 1),
     "too_few_pixels_for_winograd": (1, (4, 4), 96, 72, 3, 1, 1),
     "overpadded": (1, (3, 3), 72, 64, 3, 1, 2),
     "strided_few_pixels": (1, (9, 8), 130, 80, 3, 2, 1),
